@@ -1,0 +1,1 @@
+"""Continuous fine-tuning as Dagster assets: from a dropped file to a served model."""

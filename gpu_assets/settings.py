@@ -1,0 +1,266 @@
+"""One frozen settings object, from config.json, hosts.json, the environment and overrides.
+
+The only module that reads the environment. Precedence, lowest first: defaults, config.json,
+`GPU_ASSETS_<SECTION>__<FIELD>` variables, overrides from a command line. Unknown keys are errors
+everywhere. Common ground: imports nothing else of the project but hosts and errors.
+"""
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    JsonConfigSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings.exceptions import SettingsError as SourceError
+
+from gpu_assets.errors import SettingsError
+from gpu_assets.hosts import HostRegistry
+
+ENV_PREFIX = "GPU_ASSETS_"
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+PRESET_PREFIX = "preset:"
+Priority = Literal["high", "normal", "low"]
+
+
+class Section(BaseModel):
+    """A part of config.json: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Profile(Section):
+    """How conversations are shaped before the chat template renders them."""
+
+    name: str = Field("plain", description="A registered data profile; an unknown name is an error.")
+    system_prompt: str | None = Field(
+        None, description="Put before conversations that have no system message; None adds nothing."
+    )
+
+
+class Hyperparams(Section):
+    """Everything that decides the weights, together with the data."""
+
+    batch_size: int = Field(64, ge=1, le=1024, description="Rows of one micro-batch, where they fit max_batch_tokens.")
+    gradient_accumulation: int = Field(1, ge=1, le=128, description="Micro-batches of one optimizer step.")
+    learning_rate: float = Field(2e-3, ge=1e-6, le=1e-2, description="Peak; constant between warm-up and decay.")
+    warmup_steps: int = Field(50, ge=0, description="Linear warm-up of a new optimizer state, in optimizer steps.")
+    decay_share: float = Field(
+        0.1, ge=0, le=1, description="The last share of a run, over which the rate falls to a tenth of the peak."
+    )
+    adam_beta2: float = Field(
+        0.98, gt=0, lt=1, description="AdamW's second moment; 0.999 is slower where runs have hundreds of steps."
+    )
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW, decoupled.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    num_epochs: int = Field(1, ge=1, le=100, description="Times that every accepted row is seen.")
+    max_length: int = Field(512, ge=32, le=32768, description="Tokens of a row; longer rows are truncated.")
+    max_batch_tokens: int = Field(
+        16384, ge=128, description="Padded tokens of one micro-batch: bounds memory; long rows make smaller batches."
+    )
+    max_rows_per_run: int = Field(
+        50_000, ge=1, description="Rows that one training run takes; at least one dataset is always taken."
+    )
+    save_steps: int = Field(
+        100, ge=1, description="Optimizer steps between resume points: what a crash can cost at most."
+    )
+    fp_precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 on CUDA, fp32 on CPU. Weights and optimizer states are fp32 either way."
+    )
+    use_gradient_checkpointing: bool = Field(False, description="Less memory for about a third more compute.")
+    seed: int = Field(42, ge=0, description="Of the preset's weights and of the row order.")
+
+
+class AutoGenerate(Section):
+    """What `gpu-assets generate` and the demo write into the inbox."""
+
+    skill: Literal["binary"] = Field("binary", description="The generator.")
+    level: int = Field(2, ge=1, description="The skill's level.")
+    count: int = Field(24_000, ge=1, description="Rows of one file.")
+    priority: Priority = Field("normal", description="The inbox folder it is dropped into.")
+
+
+class Validation(Section):
+    """Thresholds of the two gates."""
+
+    strict_columns: bool = Field(False, description="Refuse files with columns that the spec does not know.")
+    max_rejected_share: float = Field(0.10, ge=0, le=1, description="A larger share of rejected rows blocks the file.")
+    max_truncated_share: float = Field(0.05, ge=0, le=1, description="A larger share of truncated rows blocks it.")
+    max_row_bytes: int = Field(4 * 2**20, ge=1024, description="A longer line is rejected unparsed.")
+
+
+class Evaluation(Section):
+    """How checkpoints are scored and compared."""
+
+    level: int = Field(2, ge=1, description="Held-out problems of this level and all below are pooled into one set.")
+    max_new_tokens: int = Field(64, ge=8, le=4096, description="Tokens of one answer; longer ones count as truncated.")
+    concurrency: int = Field(64, ge=1, le=1024, description="Questions in flight at the inference server.")
+
+
+class Serving(Section):
+    """The inference server's engine."""
+
+    max_context_tokens: int = Field(2048, ge=64, description="Prompt and answer of one request.")
+    cache_tokens: int = Field(
+        32_768, ge=1024, description="Key-value cache of one model in tokens: sized explicitly, never by free memory."
+    )
+    max_queue: int = Field(512, ge=1, description="Requests that wait before 429 is answered.")
+
+
+class Locked(Section):
+    """Enforced against the model that is really loaded."""
+
+    base_model: str = "tiny"
+    model_architecture: str = "Qwen3ForCausalLM"
+    max_context_length: int = Field(2048, ge=32)
+    vocab_size: int = Field(512, ge=1)
+
+
+class Settings(BaseSettings):
+    """All that a deployment decides. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    model_name: str = Field("tiny", description="Names the line of checkpoints in the UI and on the server.")
+    model_path: str = Field("preset:tiny", description="A model folder, relative to <home>/models, or preset:tiny.")
+    profile: Profile = Profile()
+    hyperparams: Hyperparams = Hyperparams()
+    auto_generate: AutoGenerate = AutoGenerate()
+    validation: Validation = Validation()
+    evaluation: Evaluation = Evaluation()
+    serving: Serving = Serving()
+    locked: Locked = Locked()
+
+    home: Path = Field(PROJECT_ROOT / "var", description="Where all data lies.")
+    config_file: Path = PROJECT_ROOT / "config.json"
+    hosts_file: Path = PROJECT_ROOT / "hosts.json"
+    inference_read_key: SecretStr | None = Field(None, validation_alias="INFERENCE_READ_KEY")
+    inference_admin_key: SecretStr | None = Field(None, validation_alias="INFERENCE_ADMIN_KEY")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        config_file = init_settings().get("config_file") or env_settings().get("config_file")
+        json_file = Path(config_file or PROJECT_ROOT / "config.json")
+        return init_settings, env_settings, JsonConfigSettingsSource(settings_cls, json_file=json_file)
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> "Settings":
+        hyperparams, limit = self.hyperparams, self.locked.max_context_length
+        if hyperparams.max_length > limit:
+            raise ValueError(
+                f"hyperparams.max_length is {hyperparams.max_length}, over locked.max_context_length, {limit}: "
+                "lower the former"
+            )
+        if hyperparams.max_length > hyperparams.max_batch_tokens:
+            raise ValueError(
+                f"hyperparams.max_length is {hyperparams.max_length}, over hyperparams.max_batch_tokens, "
+                f"{hyperparams.max_batch_tokens}: a row of full length would fit no batch"
+            )
+        return self
+
+    @cached_property
+    def hosts(self) -> HostRegistry:
+        """The registry in `hosts_file`.
+
+        Raises:
+            SettingsError: if the file is missing, empty, not JSON, or not version 3.0.
+        """
+        try:
+            return HostRegistry.model_validate(_read_json(self.hosts_file))
+        except ValidationError as error:
+            raise SettingsError(_explain(error, str(self.hosts_file))) from None
+
+    @property
+    def uses_preset(self) -> bool:
+        return self.model_path.startswith(PRESET_PREFIX)
+
+
+def load_settings(overrides: dict[str, str] | None = None) -> Settings:
+    """Read config.json, hosts.json and the environment, once.
+
+    Args:
+        overrides: dotted field to text, as from `--set hyperparams.seed=1`; they win.
+
+    Raises:
+        SettingsError: if a file is missing or not JSON, a key is unknown, or a value is out of bounds.
+    """
+    _refuse_unknown_variables()
+    config_file = Path(os.environ.get(f"{ENV_PREFIX}CONFIG_FILE", PROJECT_ROOT / "config.json"))
+    _refuse_misplaced_keys(config_file, _read_json(config_file))
+    try:
+        settings = Settings(**_nest(overrides or {}))
+    except ValidationError as error:
+        raise SettingsError(_explain(error, str(config_file))) from None
+    except SourceError as error:
+        raise SettingsError(f"environment: {error}; a section's value is JSON") from None
+    settings = settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+    _ = settings.hosts
+    return settings
+
+
+def environment_for(overrides: dict[str, str]) -> dict[str, str]:
+    """The same overrides as variables, for child processes."""
+    return {ENV_PREFIX + key.replace(".", "__").upper(): value for key, value in overrides.items()}
+
+
+def _refuse_unknown_variables() -> None:
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    for variable in sorted(os.environ):
+        if variable.startswith(ENV_PREFIX) and variable.split("__")[0].upper() not in known:
+            raise SettingsError(f"{variable} is not a setting; known variables: {', '.join(sorted(known))}")
+
+
+def _refuse_misplaced_keys(config_file: Path, values: dict[str, Any]) -> None:
+    for key in ("home", "config_file", "hosts_file", "inference_read_key", "inference_admin_key"):
+        if key in values or key.upper() in values:
+            raise SettingsError(f"{config_file}: {key!r} is set in the environment, not in config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path} does not exist; the repository ships one to copy") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SettingsError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} holds a {type(values).__name__}, not a JSON object")
+    return values
+
+
+def _nest(overrides: dict[str, str]) -> dict[str, Any]:
+    """`{"a.b": "1"}` to `{"a": {"b": "1"}}`; pydantic turns the text into the field's type."""
+    nested: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        *sections, field = dotted.split(".")
+        target = nested
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[field] = value
+    return nested
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    """One line a problem: where, the value seen, what was wanted."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "settings"
+        seen = "" if problem["type"] in ("extra_forbidden", "missing", "value_error") else f" (value {problem['input']!r})"
+        what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{where}: {what}{seen}")
+    return f"{source} or the environment: " + "; ".join(lines)

@@ -1,0 +1,91 @@
+"""Settings: one object, four sources in order, and nothing unknown gets in."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpu_assets.errors import SettingsError
+from gpu_assets.settings import PROJECT_ROOT, environment_for, load_settings
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text((PROJECT_ROOT / "config.json").read_text())
+    monkeypatch.setenv("GPU_ASSETS_CONFIG_FILE", str(path))
+    return path
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_the_file_is_overruled_by_the_environment_and_that_by_the_command_line(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(config_file, hyperparams={"batch_size": 3, "seed": 3, "num_epochs": 3})
+    monkeypatch.setenv("GPU_ASSETS_HYPERPARAMS__SEED", "4")
+    monkeypatch.setenv("GPU_ASSETS_HYPERPARAMS__NUM_EPOCHS", "4")
+    hyperparams = load_settings({"hyperparams.num_epochs": "5"}).hyperparams
+    assert (hyperparams.batch_size, hyperparams.seed, hyperparams.num_epochs) == (3, 4, 5)
+
+
+def test_overrides_reach_child_processes_as_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = {"hyperparams.learning_rate": "0.0005", "model_name": "other"}
+    for name, value in environment_for(overrides).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == load_settings(overrides)
+
+
+@pytest.mark.parametrize("shipped", ["config.json", "config.qwen3-0.6b.json"])
+def test_the_shipped_configurations_are_valid(shipped: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_ASSETS_CONFIG_FILE", str(PROJECT_ROOT / shipped))
+    assert load_settings().hyperparams.max_length > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"hyperparam": {}}, "hyperparam: unknown key"),
+        ({"hyperparams": {"lr": 1}}, "hyperparams.lr: unknown key"),
+        ({"hyperparams": {"batch_size": 0}}, r"hyperparams.batch_size: .*greater than or equal to 1 \(value 0\)"),
+        ({"hyperparams": {"learning_rate": "fast"}}, r"learning_rate: .*\(value 'fast'\)"),
+        ({"hyperparams": {"max_length": 4096}}, "max_length is 4096, over locked.max_context_length, 2048"),
+        ({"hyperparams": {"max_length": 512, "max_batch_tokens": 256}}, "a row of full length would fit no batch"),
+        ({"home": "/somewhere"}, "'home' is set in the environment, not in config.json"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_seen_and_wanted(
+    config_file: Path, values: dict[str, object], sentence: str
+) -> None:
+    change(config_file, **values)
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings()
+
+
+@pytest.mark.parametrize(("text", "sentence"), [("{", "is not JSON"), ("[]", "holds a list, not a JSON object")])
+def test_a_file_that_is_not_a_json_object_is_refused_by_name(config_file: Path, text: str, sentence: str) -> None:
+    config_file.write_text(text)
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings()
+
+
+def test_an_unknown_variable_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_ASSETS_HOEM", "/tmp")
+    with pytest.raises(SettingsError, match="GPU_ASSETS_HOEM is not a setting; known variables: .*GPU_ASSETS_HOME"):
+        load_settings()
+
+
+def test_keys_come_from_the_environment_and_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_ADMIN_KEY", "a-secret")
+    settings = load_settings()
+    assert settings.inference_admin_key is not None
+    assert settings.inference_admin_key.get_secret_value() == "a-secret"
+    assert "a-secret" not in repr(settings)
+
+
+def test_the_home_is_absolute_whatever_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPU_ASSETS_HOME", "data")
+    assert load_settings().home == tmp_path / "data"

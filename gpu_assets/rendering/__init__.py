@@ -1,0 +1,9 @@
+"""The one renderer: conversations to tokens, for training, evaluation and serving alike.
+
+Needs `jinja2` and `tokenizers` only. Common ground: imports nothing else of the project but errors.
+"""
+
+from gpu_assets.rendering.profiles.base import Message
+from gpu_assets.rendering.renderer import Renderer, Sample
+
+__all__ = ["Message", "Renderer", "Sample"]

@@ -1,0 +1,167 @@
+"""Conversations to token ids and supervised positions, by one rule for all who need it.
+
+An answer is trained after exactly the tokens that the server would be prompted with: the prompt
+is rendered with the generation header, the answer and its end token are appended and supervised.
+Turns share one sequence where the prompt of the later turn really begins with the earlier one's
+tokens; a template that renders past turns differently (Qwen3 drops the think block from them)
+gives a sequence a turn instead. So training and serving cannot differ by a token.
+
+Knows nothing of files other than a model folder's tokenizer and template, and nothing of torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from gpu_assets.errors import RenderingError
+from gpu_assets.rendering.profiles import DataProfile, get_profile
+from gpu_assets.rendering.profiles.base import Message
+from gpu_assets.rendering.template import read_template, read_tokenizer_config, render
+
+TEMPLATE_VARIABLES: dict[str, Any] = {"enable_thinking": False}
+"""Passed to every template everywhere; part of the renderer's digest."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sequence: `ids` of length T and, of the same length, which are supervised."""
+
+    ids: tuple[int, ...]
+    supervised: tuple[bool, ...]
+
+    @property
+    def num_supervised(self) -> int:
+        return sum(self.supervised)
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders with one tokenizer, one template and one profile; `digest` identifies all three."""
+
+    tokenizer: Tokenizer = field(repr=False)
+    template: str = field(repr=False)
+    profile: DataProfile
+    end_token: str
+    system_prompt: str | None = None
+    bos_token: str | None = None
+
+    @classmethod
+    def load(cls, folder: Path, profile: str, system_prompt: str | None = None) -> "Renderer":
+        """The renderer of a model folder.
+
+        Raises:
+            RenderingError: if the folder has no tokenizer, template or end token, or the profile
+                is not registered.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise RenderingError(f"{folder} has no tokenizer.json; a fast tokenizer is required")
+        config = read_tokenizer_config(folder)
+        end_token = _token_text(config.get("eos_token"))
+        if end_token is None:
+            raise RenderingError(f"{folder}/tokenizer_config.json names no eos_token, so answers could not end")
+        return cls(
+            tokenizer=Tokenizer.from_file(str(path)),
+            template=read_template(folder),
+            profile=get_profile(profile),
+            end_token=end_token,
+            system_prompt=system_prompt,
+            bos_token=_token_text(config.get("bos_token")),
+        )
+
+    @property
+    def template_sha256(self) -> str:
+        return hashlib.sha256(self.template.encode()).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that decides the tokens of a conversation."""
+        parts = {
+            "template": self.template,
+            "variables": TEMPLATE_VARIABLES,
+            "profile": [self.profile.name, self.profile.version],
+            "system_prompt": self.system_prompt,
+            "end_token": self.end_token,
+            "tokenizer": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest(),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def end_token_id(self) -> int:
+        token_id = self.tokenizer.token_to_id(self.end_token)
+        if token_id is None:
+            raise RenderingError(f"the end token {self.end_token!r} is not in the tokenizer")
+        return int(token_id)
+
+    def special_tokens(self) -> frozenset[str]:
+        """Texts that the tokenizer turns into control tokens; no content may hold one."""
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        return frozenset(token.content for token in added if token.special)
+
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """The text a model is asked to continue."""
+        return self._render(self.profile.transform_prompt(messages, self.system_prompt))
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens a model is asked to continue."""
+        return self._encode(self.prompt_text(messages))
+
+    def training_samples(self, messages: Sequence[Message]) -> list[Sample]:
+        """The sequences that teach every assistant turn of a conversation, each turn once.
+
+        Raises:
+            RenderingError: if the conversation has no assistant turn.
+        """
+        shaped = self.profile.transform_example(messages, self.system_prompt)
+        samples: list[Sample] = []
+        for turn, message in enumerate(shaped):
+            if message["role"] != "assistant":
+                continue
+            prompt = self._encode(self._render(shaped[:turn]))
+            answer = self._encode(message["content"] + self.end_token)
+            _append_turn(samples, prompt, answer)
+        if not samples:
+            raise RenderingError("the conversation has no assistant turn, so there is nothing to learn from it")
+        return samples
+
+    def completion_sample(self, text: str) -> Sample:
+        """The sequence that teaches a plain text: every token but the first, and the end token."""
+        ids = self._encode(text + self.end_token)
+        return Sample(ids=tuple(ids), supervised=(False,) + (True,) * (len(ids) - 1))
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        return render(
+            self.template,
+            messages,
+            add_generation_prompt=True,
+            bos_token=self.bos_token or "",
+            eos_token=self.end_token,
+            **TEMPLATE_VARIABLES,
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _append_turn(samples: list[Sample], prompt: list[int], answer: list[int]) -> None:
+    """Continue the last sequence if the prompt begins with it, else begin a new one."""
+    ids = tuple(prompt + answer)
+    previous = samples[-1] if samples else None
+    if previous is not None and tuple(prompt[: len(previous.ids)]) == previous.ids:
+        samples.pop()
+        context = previous.supervised + (False,) * (len(prompt) - len(previous.ids))
+    else:
+        context = (False,) * len(prompt)
+    samples.append(Sample(ids=ids, supervised=context + (True,) * len(answer)))
+
+
+def _token_text(token: Any) -> str | None:
+    """Token entries are a string or an `AddedToken` dict."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None

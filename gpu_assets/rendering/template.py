@@ -1,0 +1,75 @@
+"""Chat templates: Jinja files that turn a conversation into text, as transformers renders them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from gpu_assets.errors import RenderingError
+
+TEMPLATE_FILE = "chat_template.jinja"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+
+
+def read_template(folder: Path) -> str:
+    """The chat template of a model folder: `chat_template.jinja`, else `tokenizer_config.json`'s.
+
+    Raises:
+        RenderingError: if the folder has neither.
+    """
+    path = folder / TEMPLATE_FILE
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = read_tokenizer_config(folder).get("chat_template")
+    if isinstance(template, str):
+        return template
+    raise RenderingError(
+        f"{folder} has no chat template: neither {TEMPLATE_FILE} nor a chat_template in "
+        f"{TOKENIZER_CONFIG_FILE}. Use an instruction-tuned model, or put a template into the folder."
+    )
+
+
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json` as a dict; empty if the folder has none."""
+    path = folder / TOKENIZER_CONFIG_FILE
+    if not path.is_file():
+        return {}
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return config if isinstance(config, dict) else {}
+
+
+def render(template: str, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
+    """The text of a conversation.
+
+    Raises:
+        RenderingError: if the template does not parse, or refuses the conversation.
+    """
+    try:
+        return _compile(template).render(messages=list(messages), **variables)
+    except jinja2.TemplateError as error:
+        roles = [message.get("role") for message in messages]
+        raise RenderingError(f"the chat template cannot render roles {roles}: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def _compile(template: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    return environment.from_string(template)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """Plain JSON: Jinja's own filter escapes HTML characters."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)

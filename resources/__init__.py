@@ -1,0 +1,1 @@
+"""What assets reach outside with: paths, artifacts, keys, transfer, service clients."""

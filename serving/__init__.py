@@ -1,0 +1,1 @@
+"""Every HTTP process of the platform, and the pure skills they serve."""

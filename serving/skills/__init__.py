@@ -1,0 +1,1 @@
+"""Skills: problem spaces with generated questions, worked answers and exact scoring. Pure."""

@@ -1,0 +1,73 @@
+"""The rules of level QUICK: what a row of the right shape must be to be trained on."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from validators.quoting import quote
+from validators.report import Rule
+from validators.rows import Message, Rejection, Row
+
+ROLES = ("system", "user", "assistant")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL_BYTES = (b"\\u00", b"\\b", b"\\f", b"\x7f", b"\xc2")
+"""A line with none of these holds no control character: a cheap look before the regular expression."""
+
+
+class RowRules:
+    """Checks rows; `special_tokens` are texts that a tokenizer would turn into control tokens."""
+
+    def __init__(self, special_tokens: Iterable[str], is_held_out: Callable[[str], bool]) -> None:
+        tokens = sorted((re.escape(token) for token in special_tokens if token), reverse=True)
+        self._special = re.compile("|".join(tokens)) if tokens else None
+        self._is_held_out = is_held_out
+
+    def check(self, row: Row, kind: str) -> None:
+        """Refuse a row that must not be trained on.
+
+        Raises:
+            Rejection: by the first rule that the row breaks.
+        """
+        if kind == "chat_sft":
+            _check_roles([message.role for message in row.messages])
+            contents = [message.content for message in row.messages]
+        else:
+            contents = [row.text]
+        may_hold_control = any(mark in row.line.data for mark in _CONTROL_BYTES)
+        for index, content in enumerate(contents):
+            if not content or content.isspace():
+                raise Rejection(Rule.EMPTY_CONTENT, f"{_place(row.messages, index)} is empty")
+            if may_hold_control and (control := _CONTROL.search(content)):
+                char, at = ord(control.group()), control.start()
+                raise Rejection(
+                    Rule.CONTROL_CHARACTER, f"{_place(row.messages, index)} holds U+{char:04X} at character {at}"
+                )
+            if self._special and (token := self._special.search(content)):
+                raise Rejection(
+                    Rule.SPECIAL_TOKEN,
+                    f"{_place(row.messages, index)} holds the control token {quote(token.group())} "
+                    f"at character {token.start()}",
+                )
+        if row.problem_key is not None and self._is_held_out(row.problem_key):
+            raise Rejection(Rule.HELD_OUT, f"problem {quote(row.problem_key)} is reserved for evaluation")
+
+
+def _check_roles(roles: list[str]) -> None:
+    """An optional system turn, then user and assistant in turn, ending with assistant."""
+    body = roles[1:] if roles[:1] == ["system"] else roles
+    if body and body == ["user", "assistant"] * (len(body) // 2):
+        return
+    if not roles:
+        raise Rejection(Rule.ROLE_ORDER, "messages is empty")
+    for turn, role in enumerate(roles, 1):
+        if role not in ROLES:
+            raise Rejection(Rule.UNKNOWN_ROLE, f"turn {turn} has role {quote(role)}; known roles: {', '.join(ROLES)}")
+    first = len(roles) - len(body) + 1
+    for offset, role in enumerate(body):
+        wanted = ("user", "assistant")[offset % 2]
+        if role != wanted:
+            raise Rejection(Rule.ROLE_ORDER, f"turn {first + offset} is {role}, wanted {wanted}")
+    raise Rejection(Rule.ROLE_ORDER, f"the last turn is {roles[-1]}, wanted assistant")
+
+
+def _place(messages: Sequence[Message], index: int) -> str:
+    return f"turn {index + 1} ({messages[index].role})" if messages else "text"

@@ -1,0 +1,1 @@
+"""Stage: the starting weights of a line."""

@@ -1,0 +1,156 @@
+"""Assets of taking in: `datasets` and `validated_datasets`, at home on the trainer; neither needs a GPU.
+
+One step carries each file of a range through both, one after the other, so that one bad file
+stops nothing: the others are recorded, and the run then fails with the bad ones' sentences.
+"""
+
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+import polars as pl
+
+from gpu_assets.base_model.describe import ensure_base_model
+
+from gpu_assets.datasets.records import DATASETS_PARTITIONS, Dataset
+from gpu_assets.datasets.validate import Gates, GateRefused, ValidatedDataset, dataset_to_validate
+from gpu_assets.errors import PlatformError
+from gpu_assets.rendering import Renderer
+from resources.events import record_check, record_materialization
+from resources.platform import Platform
+from resources.plots import histogram, markdown_picture
+from resources.routing import Routing
+
+DATASETS = dg.DynamicPartitionsDefinition(name=DATASETS_PARTITIONS)
+GROUP = "datasets"
+GATES = {"spec": ("spec_gate", "datasets"), "content": ("content_gate", "validated_datasets")}
+"""Gate to its check and the asset that shows it."""
+
+
+def build(routing: Routing) -> list[dg.AssetsDefinition]:
+    """The stage's assets, with the trainer's tag."""
+    common = {"partitions_def": DATASETS, "skippable": True, "tags": routing.tags("trainer")}
+
+    @dg.multi_asset(
+        name="gates",
+        group_name=GROUP,
+        specs=[
+            dg.AssetSpec(
+                "datasets",
+                description="An inbox file and its sidecar, taken in: an immutable copy under its content's hash.",
+                kinds={"jsonl"},
+                **common,
+            ),
+            dg.AssetSpec(
+                "validated_datasets",
+                description="Accepted rows as Parquet; rejected rows, with line number and reason, in quarantine.",
+                deps=["datasets", "base_model"],
+                kinds={"polars", "parquet"},
+                **common,
+            ),
+        ],
+        check_specs=[
+            dg.AssetCheckSpec("spec_gate", asset="datasets", description="The file's schema is a known one."),
+            dg.AssetCheckSpec("content_gate", asset="validated_datasets", description="Its rows are fit to train on."),
+        ],
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
+    def gates(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult]:
+        refused: dict[str, str] = {}
+        both = _gates(platform)
+        for key in context.partition_keys:
+            try:
+                _take_in_one(context, platform, both, key)
+            except PlatformError as error:
+                refused[key] = str(error)
+                context.log.error(f"{key}: {error}")
+        if refused:
+            raise _failure(refused, len(context.partition_keys))
+        yield from ()
+
+    return [gates]
+
+
+def _gates(platform: Platform) -> Gates:
+    settings = platform.settings
+    model = ensure_base_model(settings, platform.workspace)
+    renderer = Renderer.load(model.folder, settings.profile.name, settings.profile.system_prompt)
+    return Gates.build(settings, platform.workspace, renderer)
+
+
+def _take_in_one(context: dg.AssetExecutionContext, platform: Platform, gates: Gates, key: str) -> None:
+    """Both gates for one file, each recorded as it is passed."""
+    begun = time.monotonic()
+    dataset = dataset_to_validate(platform.workspace, key)
+    selected = {asset.to_user_string() for asset in context.selected_asset_keys}
+    if "datasets" in selected and dataset.refused is None:
+        record_materialization(
+            context, "datasets", key, data_version=dataset.sha256, metadata=_describe_dataset(dataset)
+        )
+    if "validated_datasets" not in selected:
+        return
+    try:
+        validated = gates.validate(dataset)
+    except GateRefused as refusal:
+        gate, asset = GATES[refusal.gate]
+        record_check(context, asset, gate, key, passed=False, description=str(refusal), metadata={})
+        raise
+    for gate, asset in GATES.values():
+        record_check(context, asset, gate, key, passed=True, description=validated.headline, metadata={})
+    seconds = time.monotonic() - begun
+    record_materialization(
+        context,
+        "validated_datasets",
+        key,
+        data_version=validated.rows_sha256,
+        metadata=_describe_validated(validated, seconds),
+    )
+
+
+def _failure(refused: dict[str, str], files: int) -> dg.Failure:
+    sentences = " | ".join(f"{key}: {sentence}" for key, sentence in refused.items())
+    return dg.Failure(
+        f"{len(refused)} of {files} files are refused, the others went on. {sentences}",
+        metadata={"refused": dg.MetadataValue.json(refused)},
+        allow_retries=False,
+    )
+
+
+def _describe_dataset(dataset: Dataset) -> dict[str, object]:
+    return {
+        "path": dg.MetadataValue.path(dataset.data_path),
+        "sha256": dataset.sha256,
+        "size_bytes": dataset.size_bytes,
+        "original_name": dataset.original_name,
+        "priority": dataset.priority,
+        "has_sidecar": dataset.sidecar_path is not None,
+        "taken_in_at": dataset.taken_in_at,
+    }
+
+
+def _describe_validated(validated: ValidatedDataset, seconds: float) -> dict[str, object]:
+    manifest, stats = validated.manifest, validated.report["stats"]
+    rows = pl.scan_parquet(validated.rows_path)
+    lengths = rows.select("num_tokens").collect()["num_tokens"].to_list()
+    return {
+        "path": dg.MetadataValue.path(validated.rows_path),
+        "dagster/row_count": validated.rows,
+        "dagster/column_schema": dg.TableSchema(
+            [dg.TableColumn(name, str(kind)) for name, kind in rows.collect_schema().items()]
+        ),
+        "rejected": validated.rejected,
+        "schema": validated.schema,
+        "generator_id": validated.generator_id,
+        "generator_version": str(validated.generator_version),
+        "generator_inferred": manifest["generator"]["inferred"],
+        "validators": dg.MetadataValue.json(manifest["validators"]),
+        "problems": dg.MetadataValue.json(validated.report["problems"]),
+        "stats": dg.MetadataValue.json(stats),
+        "dataset_sha256": manifest["dataset_sha256"],
+        "rows_sha256": validated.rows_sha256,
+        "duration_s": round(seconds, 3),
+        "lengths": dg.MetadataValue.md(markdown_picture(histogram(lengths, "tokens of a row"), "tokens of a row")),
+    }

@@ -1,0 +1,219 @@
+"""From a dataset that was taken in to a validated one: both gates, Parquet, quarantine.
+
+`datasets/<key>/validated/` holds `rows.parquet` and `report.json`; rejected rows lie in
+`quarantine/<key>/` with line number and reason. A dataset that a gate refuses has a reason in
+quarantine and no `validated/`; its data stays where it is.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from gpu_assets.datasets.records import Dataset, find_dataset, sidecar_sha256, utc_now, write_refusal
+from gpu_assets.errors import DatasetInvalid
+from gpu_assets.rendering import Renderer
+from gpu_assets.settings import Settings
+from resources.artifacts import MANIFEST_FILE, publishing, read_manifest, sha256_file, sha256_json, write_json
+from resources.workspace import Workspace
+from serving.skills import binary
+from validators import (
+    VALIDATORS,
+    DataValidator,
+    Limits,
+    Report,
+    Sidecar,
+    SpecValidator,
+    Validated,
+    read_columns,
+    read_sidecar,
+)
+
+VALIDATED_KIND = "validated_dataset"
+ROWS_FILE = "rows.parquet"
+REPORT_FILE = "report.json"
+REJECTED_FILE = "rejected.jsonl"
+REASON_FILE = "reason.json"
+
+
+class GateRefused(DatasetInvalid):
+    """A gate refused the dataset; `gate` says which."""
+
+    def __init__(self, sentence: str, gate: Literal["spec", "content"]) -> None:
+        super().__init__(sentence)
+        self.gate = gate
+
+
+@dataclass(frozen=True)
+class ValidatedDataset:
+    """A dataset that passed both gates, read from its manifest."""
+
+    key: str
+    folder: Path
+    rows_sha256: str
+    rows: int
+    rejected: int
+    schema: str
+    generator_id: str
+    generator_version: str | None
+    manifest: dict[str, Any]
+
+    @property
+    def rows_path(self) -> Path:
+        return self.folder / ROWS_FILE
+
+    @property
+    def headline(self) -> str:
+        """The content gate's sentence."""
+        return str(self.manifest["headline"])
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """The content gate's report, as JSON."""
+        report: dict[str, Any] = json.loads((self.folder / REPORT_FILE).read_text(encoding="utf-8"))
+        return report
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Both gates, configured once for many datasets."""
+
+    spec: SpecValidator
+    content: DataValidator
+    max_row_bytes: int
+    workspace: Workspace
+
+    @classmethod
+    def build(cls, settings: Settings, workspace: Workspace, renderer: Renderer) -> "Gates":
+        limits = Limits(settings.validation, settings.hyperparams.max_length)
+        content = DataValidator(renderer, limits, is_held_out=binary.is_held_out)
+        return cls(SpecValidator(), content, settings.validation.max_row_bytes, workspace)
+
+    def validate(self, dataset: Dataset) -> ValidatedDataset:
+        """Pass a dataset through both gates.
+
+        Side effects: `datasets/<key>/validated/` where it passes, `quarantine/<key>/` where rows are
+        rejected or it does not pass.
+
+        Raises:
+            GateRefused: with the sentence of the gate that refused it.
+        """
+        if dataset.refused is not None:
+            raise GateRefused(dataset.refused, "spec")
+        try:
+            sidecar = read_sidecar(dataset.sidecar_path)
+            columns = read_columns(dataset.data_path, self.max_row_bytes)
+            choice = self.spec.choose(sidecar.schema_id, columns)
+            validated = self.content.validate_file(dataset.data_path, choice.spec)
+        except DatasetInvalid as error:
+            self._refuse(dataset, str(error))
+            raise GateRefused(str(error), "spec") from None
+        if validated.rejected:
+            self._quarantine(dataset, validated)
+        if not validated.report.valid:
+            self._refuse(dataset, validated.report.headline(), validated.report)
+            raise GateRefused(validated.report.headline(), "content")
+        return _publish(dataset, sidecar, validated)
+
+    def _quarantine(self, dataset: Dataset, validated: Validated) -> None:
+        folder = self.workspace.quarantine / dataset.key
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = (json.dumps(row.to_row(), ensure_ascii=False) for row in validated.rejected)
+        (folder / REJECTED_FILE).write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    def _refuse(self, dataset: Dataset, sentence: str, report: Report | None = None) -> None:
+        folder = self.workspace.quarantine / dataset.key
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = {
+            "kind": "refusal",
+            "sentence": sentence,
+            "data": str(dataset.data_path),
+            "next_step": "drop a corrected sidecar or file into the inbox, or run: gpu-assets queue retry " + dataset.key,
+            "at": utc_now(),
+        }
+        write_json(folder / REASON_FILE, reason)
+        if report is not None:
+            write_json(folder / REPORT_FILE, report.to_json())
+        write_refusal(dataset.folder, sentence, dict(VALIDATORS), sidecar_sha256(dataset.folder))
+
+
+def read_validated(workspace: Workspace, key: str) -> ValidatedDataset:
+    """The validated dataset of a key.
+
+    Raises:
+        ArtifactInvalid: if the dataset is not validated.
+    """
+    return _read(workspace.datasets / key / "validated", key)
+
+
+def trained_problem_keys(workspace: Workspace) -> frozenset[str]:
+    """The skill problems in all accepted rows of all validated datasets."""
+    files = [str(path) for path in workspace.datasets.glob(f"*/validated/{ROWS_FILE}")]
+    keys: set[str] = set()
+    for file in files:
+        metadata = pl.scan_parquet(file).select(pl.col("metadata").str.json_path_match("$.problem_key")).collect()
+        keys.update(key for key in metadata["metadata"].unique() if key is not None)
+    return frozenset(keys)
+
+
+def dataset_to_validate(workspace: Workspace, key: str) -> Dataset:
+    """The dataset of a key, whose copy must still be what was taken in.
+
+    Raises:
+        SettingsError: if there is none.
+        DatasetInvalid: if its data was changed after it was taken in.
+    """
+    dataset = find_dataset(workspace, key)
+    if dataset.refused is None:
+        found = sha256_file(dataset.data_path)
+        if found != dataset.sha256:
+            raise DatasetInvalid(
+                f"{dataset.data_path} was changed after it was taken in: its content is {found[:8]}, its manifest says "
+                f"{dataset.sha256[:8]}. Drop the changed file into the inbox, where it becomes a dataset of its own"
+            )
+    return dataset
+
+
+def _publish(dataset: Dataset, sidecar: Sidecar, validated: Validated) -> ValidatedDataset:
+    report = validated.report
+    with publishing(dataset.folder / "validated") as temporary:
+        validated.accepted.write_parquet(temporary / ROWS_FILE)
+        write_json(temporary / REPORT_FILE, report.to_json())
+        manifest = {
+            "kind": VALIDATED_KIND,
+            "format": 1,
+            "key": dataset.key,
+            "dataset_sha256": dataset.sha256,
+            "rows_sha256": sha256_json(validated.accepted["row_sha256"].to_list()),
+            "schema": report.schema,
+            "accepted": report.accepted,
+            "rejected": report.rejected,
+            "generator": {
+                "id": sidecar.generator_id,
+                "version": sidecar.generator_version,
+                "inferred": sidecar.inferred,
+            },
+            "validators": dict(report.validators),
+            "headline": report.headline(),
+            "validated_at": utc_now(),
+        }
+        write_json(temporary / MANIFEST_FILE, manifest)
+    return _read(dataset.folder / "validated", dataset.key)
+
+
+def _read(folder: Path, key: str) -> ValidatedDataset:
+    manifest = read_manifest(folder, VALIDATED_KIND)
+    return ValidatedDataset(
+        key=key,
+        folder=folder,
+        rows_sha256=manifest["rows_sha256"],
+        rows=manifest["accepted"],
+        rejected=manifest["rejected"],
+        schema=manifest["schema"],
+        generator_id=manifest["generator"]["id"],
+        generator_version=manifest["generator"]["version"],
+        manifest=manifest,
+    )

@@ -1,0 +1,221 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from gpu_assets.datasets.queue import (
+    QueueFacts,
+    add_files,
+    describe,
+    list_inbox,
+    list_queue,
+    retry,
+    set_priority,
+)
+from gpu_assets.datasets.records import find_dataset, open_since, sidecar_sha256, standing_refusal, write_refusal
+from gpu_assets.errors import IntakeRefused, SettingsError
+from resources.workspace import Workspace
+
+ROWS = '{"text": "x"}\n'
+
+
+@pytest.fixture
+def key(workspace: Workspace, tick) -> str:
+    (workspace.inbox / "a.jsonl").write_text(ROWS)
+    return tick().taken_in[0]
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    return folder
+
+
+def refuse(workspace: Workspace, key: str) -> None:
+    folder = workspace.datasets / key
+    write_refusal(folder, "no such schema", {}, sidecar_sha256(folder))
+
+
+# States
+
+
+@pytest.mark.parametrize(
+    ("known", "state"),
+    [
+        ({}, "waiting"),
+        ({"taking_in": ["KEY"]}, "taking in"),
+        ({"validated": ["KEY"]}, "validated"),
+        ({"validated": ["KEY"], "trained": ["KEY"]}, "trained"),
+        ({"failures": {"KEY": 2}}, "waiting"),
+        ({"failures": {"KEY": 3}}, "failed"),
+        ({"failures": {"KEY": 3}, "taking_in": ["KEY"]}, "taking in"),
+        ({"failures": {"KEY": 3}, "validated": ["KEY"]}, "failed"),
+    ],
+)
+def test_a_state_follows_from_what_dagster_knows(workspace: Workspace, key: str, known, state: str) -> None:
+    facts = QueueFacts(**json.loads(json.dumps(known).replace("KEY", key)))
+
+    assert describe(find_dataset(workspace, key), facts).state == state
+
+
+def test_a_failed_dataset_says_how_it_is_tried_again(workspace: Workspace, key: str) -> None:
+    row = describe(find_dataset(workspace, key), QueueFacts(failures={key: 3}))
+
+    assert f"`gpu-assets queue retry {key}`" in row.sentence
+
+
+def test_a_refused_dataset_shows_the_gates_sentence_until_it_is_validated(workspace: Workspace, key: str) -> None:
+    refuse(workspace, key)
+
+    row = describe(find_dataset(workspace, key), QueueFacts())
+    assert (row.state, row.sentence) == ("refused", "no such schema")
+    assert describe(find_dataset(workspace, key), QueueFacts(validated=[key])).state == "validated"
+
+
+def test_the_queue_lists_by_priority_then_age_and_names_what_the_inbox_refused(workspace: Workspace, tick) -> None:
+    (workspace.inbox / "low" / "l.jsonl").write_text("l")
+    (workspace.inbox / "high" / "h.jsonl").write_text("h")
+    (workspace.inbox / "n").mkdir()
+    tick()
+    (workspace.inbox / "high" / "later.jsonl").write_text("later")
+
+    rows = list_queue(workspace, QueueFacts())
+
+    assert [(row.original_name, row.state) for row in rows] == [
+        ("h.jsonl", "waiting"),
+        ("n", "refused"),
+        ("l.jsonl", "waiting"),
+    ]
+    assert "is a directory" in rows[1].sentence
+    assert list_inbox(workspace) == ["high/later.jsonl"]
+
+
+# Adding
+
+
+def test_a_file_is_added_with_its_sidecar_unchanged_and_the_original_stays(workspace: Workspace, outside: Path) -> None:
+    file = outside / "a.jsonl"
+    file.write_text(ROWS)
+    (outside / "a.jsonl.meta.json").write_text("not json")
+
+    (target,) = add_files(workspace, [file], "high")
+
+    assert target == workspace.inbox / "high" / "a.jsonl"
+    assert target.read_text() == file.read_text() == ROWS
+    assert target.with_name("a.jsonl.meta.json").read_text() == "not json"
+    assert sorted(path.name for path in target.parent.iterdir()) == ["a.jsonl", "a.jsonl.meta.json"]
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "expected"),
+    [
+        (None, {"schema_id": "syllo_v1"}),
+        ('{"source": "me"}', {"source": "me", "schema_id": "syllo_v1"}),
+        ('{"schema_id": "syllo_v1"}', {"schema_id": "syllo_v1"}),
+    ],
+)
+def test_a_schema_is_written_into_the_sidecar(workspace: Workspace, outside: Path, sidecar, expected) -> None:
+    file = outside / "a.jsonl"
+    file.write_text(ROWS)
+    if sidecar is not None:
+        (outside / "a.jsonl.meta.json").write_text(sidecar)
+
+    (target,) = add_files(workspace, [file], schema_id="syllo_v1")
+
+    assert json.loads(target.with_name("a.jsonl.meta.json").read_text()) == expected
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "sentence"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds a list, wanted: a JSON object"),
+        ('{"schema_id": "chat_sft_v1"}', "names the schema 'chat_sft_v1' and --schema 'syllo_v1'"),
+    ],
+)
+def test_a_schema_that_does_not_fit_the_sidecar_is_refused(
+    workspace: Workspace, outside: Path, sidecar: str, sentence: str
+) -> None:
+    (outside / "a.jsonl").write_text(ROWS)
+    (outside / "a.jsonl.meta.json").write_text(sidecar)
+
+    with pytest.raises(IntakeRefused, match=sentence):
+        add_files(workspace, [outside / "a.jsonl"], schema_id="syllo_v1")
+    assert list_inbox(workspace) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"), [("d", "a directory"), ("a.csv", "of another name"), ("x.jsonl", "not there")]
+)
+def test_nothing_is_added_if_one_of_the_files_cannot_be(
+    workspace: Workspace, outside: Path, name: str, seen: str
+) -> None:
+    (outside / "good.jsonl").write_text(ROWS)
+    (outside / "d").mkdir()
+    (outside / "a.csv").write_text("1,2")
+
+    with pytest.raises(IntakeRefused, match=f"{name} is .*{seen}"):
+        add_files(workspace, [outside / "good.jsonl", outside / name])
+    assert list_inbox(workspace) == []
+
+
+def test_a_name_that_is_taken_is_numbered_and_a_long_one_leaves_room_for_its_sidecar(
+    workspace: Workspace, outside: Path, tick
+) -> None:
+    long = outside / ("ä" * 124 + ".jsonl")
+    long.write_text(ROWS)
+
+    first, second = (add_files(workspace, [long], schema_id="completion_v1")[0] for _ in range(2))
+
+    assert first != second
+    assert second.name.endswith(".2.jsonl")
+    (key,) = tick().taken_in
+    assert find_dataset(workspace, key).sidecar_path is not None
+
+
+def test_an_added_file_is_taken_in_whole(workspace: Workspace, outside: Path, tick) -> None:
+    (outside / "\udcff.jsonl").write_text(ROWS)
+
+    add_files(workspace, [outside / "\udcff.jsonl"], "low")
+
+    (key,) = tick().taken_in
+    assert find_dataset(workspace, key).priority == "low"
+
+
+# Changing
+
+
+def test_a_priority_is_changed_until_the_dataset_is_trained(workspace: Workspace, key: str) -> None:
+    before = find_dataset(workspace, key)
+
+    assert set_priority(workspace, key, "high", trained=()).priority == "high"
+
+    after = find_dataset(workspace, key)
+    assert after.priority == "high"
+    assert after.to_manifest() | {"priority": "normal"} == before.to_manifest()
+    with pytest.raises(SettingsError, match="was trained already"):
+        set_priority(workspace, key, "low", trained=[key])
+
+
+def test_a_retry_forgets_the_refusal_and_the_failures(workspace: Workspace, key: str) -> None:
+    refuse(workspace, key)
+    opened = open_since(find_dataset(workspace, key))
+
+    dataset = retry(workspace, key, trained=())
+
+    assert standing_refusal(dataset.folder) is None
+    assert open_since(dataset) >= opened
+    assert (dataset.folder / "retry.json").exists()
+
+
+def test_a_retry_of_what_has_no_data_or_was_trained_is_refused(workspace: Workspace, key: str, tick) -> None:
+    (workspace.inbox / "d").mkdir()
+    (refused,) = tick().refused
+
+    with pytest.raises(SettingsError, match="has no data to try again: d is a directory"):
+        retry(workspace, refused, trained=())
+    with pytest.raises(SettingsError, match="was trained already"):
+        retry(workspace, key, trained=[key])
+    with pytest.raises(SettingsError, match="no dataset has the key 'nobody'"):
+        retry(workspace, "nobody", trained=())

@@ -1,0 +1,1 @@
+"""Stage: base model and checkpoints."""

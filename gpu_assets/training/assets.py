@@ -1,0 +1,136 @@
+"""The asset of the training stage, at home on the trainer, whose GPU it uses."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from gpu_assets.base_model.describe import ensure_base_model
+from gpu_assets.datasets.assets import DATASETS
+from gpu_assets.datasets.validate import ValidatedDataset, read_validated
+from gpu_assets.errors import PlatformError, SettingsError
+from gpu_assets.training.config import TrainingConfig
+from gpu_assets.training.records import Checkpoint, TrainingDataset
+from gpu_assets.training.run import require_rows, run_training
+from resources.deployed import read_deployed
+from resources.events import record_check, record_materialization
+from resources.platform import Platform
+from resources.plots import loss_curve, markdown_picture
+from resources.routing import Routing
+from resources.workspace import Workspace
+
+GROUP = "training"
+
+
+def build(routing: Routing) -> list[dg.AssetsDefinition]:
+    """The stage's assets, with the trainer's tags and pool."""
+
+    @dg.multi_asset(
+        name="checkpoints",
+        group_name=GROUP,
+        specs=[
+            dg.AssetSpec(
+                "checkpoints",
+                description="The model after training on the dataset, continued from the head of its line. "
+                "Datasets that were trained in one run name the same checkpoint.",
+                deps=["base_model", "validated_datasets"],
+                partitions_def=DATASETS,
+                skippable=True,
+                kinds={"pytorch", "safetensors"},
+                tags=routing.tags("trainer"),
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec("every_row_seen", asset="checkpoints", description="Each accepted row, `epochs` times.")
+        ],
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=routing.gpu_pool("trainer"),
+    )
+    def checkpoints(
+        context: dg.AssetExecutionContext, config: TrainingConfig, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult]:
+        keys = _requested(context.partition_keys, config)
+        try:
+            datasets = [_training_dataset(read_validated(platform.workspace, key)) for key in keys]
+            require_rows(datasets)
+            result = run_training(
+                platform,
+                ensure_base_model(platform.settings, platform.workspace),
+                datasets,
+                from_weights=_champion(platform.workspace) if config.parent == "champion" else None,
+                retrain=config.retrain,
+                report=context.log.info,
+            )
+        except PlatformError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        for key, checkpoint in result.by_dataset.items():
+            _record(context, key, checkpoint, trained_now=key in result.trained)
+        yield from ()
+
+    return [checkpoints]
+
+
+def _requested(covered: list[str], config: TrainingConfig) -> list[str]:
+    unknown = sorted(set(config.datasets) - set(covered))
+    if unknown:
+        raise dg.Failure(f"the run's config names {unknown}, but the run covers {covered}", allow_retries=False)
+    return config.datasets or covered
+
+
+def _training_dataset(validated: ValidatedDataset) -> TrainingDataset:
+    return TrainingDataset(validated.key, validated.rows_path, validated.rows_sha256, validated.rows)
+
+
+def _champion(workspace: Workspace) -> str:
+    deployed = read_deployed(workspace)
+    if deployed is None:
+        raise SettingsError("parent is 'champion', but nothing is deployed yet; use parent: head")
+    return str(deployed["weights_sha256"])
+
+
+def _record(context: dg.AssetExecutionContext, key: str, checkpoint: Checkpoint, *, trained_now: bool) -> None:
+    manifest = checkpoint.manifest
+    record_materialization(
+        context,
+        "checkpoints",
+        key,
+        data_version=checkpoint.weights_sha256,
+        metadata={
+            "checkpoint": checkpoint.name,
+            "path": dg.MetadataValue.path(checkpoint.folder),
+            "step": checkpoint.step,
+            "loss": checkpoint.loss,
+            "weights_sha256": checkpoint.weights_sha256,
+            "parent": manifest["parent"]["name"],
+            "parent_weights_sha256": checkpoint.parent_sha256,
+            "datasets": dg.MetadataValue.json(manifest["datasets"]),
+            "dagster/row_count": manifest["rows"],
+            "epochs": manifest["epochs"],
+            "tokens": manifest["tokens"]["total"],
+            "supervised_tokens": manifest["tokens"]["supervised"],
+            "supervised_tokens_per_s": round(_tokens_per_second(manifest), 1),
+            "padding_share": manifest["padding_share"],
+            "duration_s": manifest["duration_s"],
+            "device": manifest["device"],
+            "config_sha256": manifest["config_sha256"],
+            "renderer_digest": manifest["renderer"]["digest"],
+            "template_sha256": manifest["renderer"]["template_sha256"],
+            "trained_in_this_run": trained_now,
+            "loss_curve": dg.MetadataValue.md(markdown_picture(loss_curve(manifest["loss_curve"]), "loss curve")),
+        },
+    )
+    record_check(
+        context,
+        "checkpoints",
+        "every_row_seen",
+        key,
+        passed=True,
+        description=f"{manifest['rows']} rows, each seen {manifest['epochs']} times",
+        metadata={"checkpoint": checkpoint.name},
+    )
+
+
+def _tokens_per_second(manifest: dict[str, object]) -> float:
+    tokens, epochs, seconds = manifest["tokens"], manifest["epochs"], manifest["duration_s"]
+    assert isinstance(tokens, dict) and isinstance(epochs, int) and isinstance(seconds, float | int)
+    return float(tokens["supervised"] * epochs / max(seconds, 1e-9))

@@ -1,0 +1,21 @@
+"""Run-time knobs of the training stage."""
+
+from typing import Literal
+
+import dagster as dg
+from pydantic import Field
+
+
+class TrainingConfig(dg.Config):
+    """Every default is what the sensor wants: the given datasets once, from the head of the line."""
+
+    datasets: list[str] = Field(
+        default=[],
+        description="Partition keys to train on, of those that the run covers; empty means all of them.",
+    )
+    parent: Literal["head", "champion"] = Field(
+        default="head", description="Where training goes on: the newest checkpoint of the line, or the served one."
+    )
+    retrain: bool = Field(
+        default=False, description="Train also on datasets that a checkpoint of the line was trained on already."
+    )

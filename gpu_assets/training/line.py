@@ -1,0 +1,57 @@
+"""The line of checkpoints: which are published, which is the head, where training goes on."""
+
+from collections.abc import Iterable
+
+from gpu_assets.base_model.records import BaseModel
+from gpu_assets.errors import SettingsError
+from gpu_assets.training.records import Checkpoint, Parent
+from resources.artifacts import is_complete
+from resources.workspace import Workspace
+
+
+def list_checkpoints(workspace: Workspace) -> list[Checkpoint]:
+    """All published checkpoints in the order in which they were published.
+
+    Folders without a manifest are no checkpoints and are passed over.
+    """
+    folders = (path for path in workspace.checkpoints.glob("checkpoint-*") if is_complete(path))
+    return sorted((Checkpoint.read(folder) for folder in folders), key=lambda checkpoint: checkpoint.sequence)
+
+
+def line_of(base: BaseModel, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints that began at this base model, in order."""
+    return [checkpoint for checkpoint in checkpoints if checkpoint.base_weights_sha256 == base.weights_sha256]
+
+
+def parent_at(base: BaseModel, line: list[Checkpoint], weights_sha256: str | None = None) -> Parent:
+    """Where training goes on: the head of the line, or the checkpoint with these weights.
+
+    Raises:
+        SettingsError: if no checkpoint of the line has these weights.
+    """
+    if weights_sha256 is None:
+        return _as_parent(line[-1]) if line else Parent.of_base(base)
+    for checkpoint in line:
+        if checkpoint.weights_sha256 == weights_sha256:
+            return _as_parent(checkpoint)
+    raise SettingsError(
+        f"no checkpoint of {base.name}'s line has the weights {weights_sha256[:8]}; "
+        f"the line holds {[checkpoint.name for checkpoint in line]}"
+    )
+
+
+def find_trained(line: Iterable[Checkpoint], dataset_key: str) -> Checkpoint | None:
+    """The latest checkpoint that was trained on the dataset itself, or None."""
+    found = [checkpoint for checkpoint in line if dataset_key in checkpoint.dataset_keys]
+    return found[-1] if found else None
+
+
+def _as_parent(checkpoint: Checkpoint) -> Parent:
+    return Parent(
+        "checkpoint",
+        checkpoint.name,
+        checkpoint.folder,
+        checkpoint.weights_sha256,
+        checkpoint.base_weights_sha256,
+        checkpoint.step,
+    )

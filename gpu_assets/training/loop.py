@@ -1,0 +1,280 @@
+"""The training loop: from a parent's weights and a plan's rows to new weights, exactly once.
+
+Everything that decides the weights is in the plan; everything that changes while training is in
+the resume point: model, optimizer, random states, and the progress, which holds the position in
+the plan's batches and how often each sequence has been seen. A killed run goes on from its last
+resume point, and ends in the weights that an undisturbed run would have had, bit for bit on a CPU.
+Torch code: import inside the function that needs it.
+"""
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from gpu_assets.errors import ArtifactInvalid, TrainingDiverged
+from gpu_assets.rendering import Renderer
+from gpu_assets.settings import Hyperparams
+from gpu_assets.training.batches import Batch, BatchLimits, Layout, epoch_batches, padding_share
+from gpu_assets.training.loss import SupervisedLoss, collate
+from gpu_assets.training.records import TrainingOutcome, TrainingPlan
+from gpu_assets.training.samples import Samples, load_samples
+from gpu_assets.training.schedule import learning_rate
+
+logger = logging.getLogger(__name__)
+
+RESUME_FOLDER = "resume"
+LOG_INTERVAL_S = 10.0
+CURVE_POINTS = 200
+
+
+@dataclass
+class Progress:
+    """What a resume point holds beside weights and optimizer; `step` counts optimizer steps of this run."""
+
+    num_sequences: int
+    step: int = 0
+    seen: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.seen = self.seen or [0] * self.num_sequences
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "seen": self.seen, "losses": self.losses, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if len(state["seen"]) != self.num_sequences:
+            raise ArtifactInvalid(
+                f"the resume point counts {len(state['seen'])} sequences, the plan has {self.num_sequences}"
+            )
+        self.step, self.seen, self.losses = state["step"], state["seen"], state["losses"]
+        self.seconds = state["seconds"]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The moving parts of one training run, after `accelerate` has prepared them."""
+
+    accelerator: Accelerator
+    loss: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    samples: Samples
+    steps: Sequence[tuple[Batch, ...]]
+    layout: Layout
+    fresh_optimizer: bool
+    pad_id: int
+
+
+def train(
+    plan: TrainingPlan,
+    work: Path,
+    parent_optimizer: Path | None,
+    report: Callable[[str], None] = logger.info,
+) -> TrainingOutcome:
+    """Carry out a plan in its work folder, from its resume point if it has one.
+
+    Args:
+        work: holds the resume point while training and the trained model afterwards.
+        parent_optimizer: a folder with the parent's optimizer state, or None for a new one.
+        report: called with a sentence of progress about every ten seconds.
+
+    Raises:
+        TrainingDiverged: if the loss is not finite. The resume point is left; nothing is published.
+    """
+    renderer = Renderer.load(plan.parent.folder, plan.renderer.profile, plan.renderer.system_prompt)
+    samples = load_samples(plan.datasets, renderer, plan.hyperparams.max_length)
+    run = _prepare(plan, samples, parent_optimizer, renderer.end_token_id)
+    resumed_from = _resume(run, work)
+    if resumed_from is not None:
+        report(f"going on from the resume point at step {resumed_from} of {len(run.steps)}")
+    _run_steps(run, plan, work, report)
+    _check_every_row_seen(run.progress, plan.hyperparams.num_epochs)
+    return _finish(run, plan, work, resumed_from)
+
+
+def _prepare(plan: TrainingPlan, samples: Samples, parent_optimizer: Path | None, pad_id: int) -> _Run:
+    hyperparams = plan.hyperparams
+    torch.manual_seed(hyperparams.seed)
+    accelerator = Accelerator(mixed_precision=_mixed_precision(hyperparams))
+    model = _load_model(plan.parent.folder, hyperparams)
+    loss = SupervisedLoss(model).train()
+    optimizer = torch.optim.AdamW(
+        loss.parameters(),
+        lr=hyperparams.learning_rate,
+        betas=(0.9, hyperparams.adam_beta2),
+        weight_decay=hyperparams.weight_decay,
+        fused=True,
+    )
+    loss, optimizer = accelerator.prepare(loss, optimizer)
+    if parent_optimizer is not None:
+        state = torch.load(parent_optimizer / "optimizer.bin", map_location=accelerator.device, weights_only=True)
+        optimizer.load_state_dict(state)
+    progress = Progress(len(samples.sequences))
+    accelerator.register_for_checkpointing(progress)
+    layout: Layout = "packed" if accelerator.device.type == "cuda" else "padded"
+    steps = plan_steps(samples.lengths, hyperparams, layout)
+    return _Run(accelerator, loss, optimizer, progress, samples, steps, layout, parent_optimizer is None, pad_id)
+
+
+def plan_steps(lengths: Sequence[int], hyperparams: Hyperparams, layout: Layout) -> list[tuple[Batch, ...]]:
+    """The micro-batches of every optimizer step of all epochs, in order."""
+    limits = BatchLimits(rows=hyperparams.batch_size, tokens=hyperparams.max_batch_tokens)
+    steps: list[tuple[Batch, ...]] = []
+    for epoch in range(hyperparams.num_epochs):
+        batches = epoch_batches(lengths, limits, layout, seed=hyperparams.seed + epoch)
+        size = hyperparams.gradient_accumulation
+        steps.extend(tuple(batches[start : start + size]) for start in range(0, len(batches), size))
+    return steps
+
+
+def _run_steps(run: _Run, plan: TrainingPlan, work: Path, report: Callable[[str], None]) -> None:
+    progress, total = run.progress, len(run.steps)
+    begun, reported = time.monotonic() - progress.seconds, time.monotonic()
+    bar = tqdm(total=total, initial=progress.step, desc="training", unit="step", disable=None)
+    while progress.step < total:
+        rate = learning_rate(progress.step, total, plan.hyperparams, fresh_optimizer=run.fresh_optimizer)
+        loss = _optimizer_step(run, run.steps[progress.step], rate, plan.hyperparams.max_grad_norm)
+        _check_finite(loss, plan, progress.step)
+        progress.losses.append(loss)
+        progress.step += 1
+        progress.seconds = time.monotonic() - begun
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.4f}")
+        if time.monotonic() - reported >= LOG_INTERVAL_S:
+            reported = time.monotonic()
+            report(f"step {progress.step} of {total}, loss {loss:.4f}")
+        if progress.step % plan.hyperparams.save_steps == 0 and progress.step < total:
+            _save_resume_point(run.accelerator, work)
+    bar.close()
+
+
+def _optimizer_step(run: _Run, batches: Sequence[Batch], rate: float, max_grad_norm: float) -> float:
+    """One optimizer step over its micro-batches; the mean loss a supervised token.
+
+    Each micro-batch's summed loss is divided by the whole step's supervised tokens, so accumulation
+    weighs tokens and not micro-batches.
+    """
+    sequences = run.samples.sequences
+    supervised = sum(sequences[index].num_supervised for batch in batches for index in batch)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    total = 0.0
+    for batch in batches:
+        tensors = collate([sequences[index] for index in batch], run.layout, run.pad_id)
+        device = run.accelerator.device
+        with run.accelerator.autocast():
+            loss = run.loss(
+                tensors.ids_BT.to(device), tensors.positions_BT.to(device), tensors.targets_BT.to(device)
+            )
+        run.accelerator.backward(loss / supervised)
+        total += loss.item()
+        for index in batch:
+            run.progress.seen[index] += 1
+    if math.isfinite(total):
+        run.accelerator.clip_grad_norm_(run.loss.parameters(), max_grad_norm)
+        run.optimizer.step()
+    run.optimizer.zero_grad()
+    return total / supervised
+
+
+def _save_resume_point(accelerator: Accelerator, work: Path) -> None:
+    """Write the state beside the last one, then take its place by rename."""
+    new, current, old = (work / f"{RESUME_FOLDER}{suffix}" for suffix in (".new", "", ".old"))
+    shutil.rmtree(new, ignore_errors=True)
+    accelerator.save_state(str(new))
+    shutil.rmtree(old, ignore_errors=True)
+    if current.exists():
+        current.rename(old)
+    new.rename(current)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _resume(run: _Run, work: Path) -> int | None:
+    """Load the newest complete resume point; the step it stands at, or None if there is none."""
+    for suffix in ("", ".old"):
+        folder = work / f"{RESUME_FOLDER}{suffix}"
+        if folder.is_dir():
+            run.accelerator.load_state(str(folder))
+            return run.progress.step
+    return None
+
+
+def _finish(run: _Run, plan: TrainingPlan, work: Path, resumed_from: int | None) -> TrainingOutcome:
+    model: PreTrainedModel = run.accelerator.unwrap_model(run.loss).model
+    model_folder, optimizer_folder = work / "model", work / "optimizer"
+    for folder in (model_folder, optimizer_folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    model.save_pretrained(model_folder)
+    torch.save(run.optimizer.state_dict(), optimizer_folder / "optimizer.bin")
+    losses = run.progress.losses
+    return TrainingOutcome(
+        model_folder=model_folder,
+        optimizer_folder=optimizer_folder,
+        steps=len(run.steps),
+        loss=_mean(losses[-max(1, len(losses) // 20) :]),
+        loss_curve=tuple(_curve(losses, first_step=plan.parent.step)),
+        tokens=run.samples.tokens,
+        rows_seen=run.samples.num_rows,
+        padding_share=padding_share(
+            [batch for step in run.steps for batch in step], run.samples.lengths, run.layout
+        ),
+        seconds=run.progress.seconds,
+        resumed_from_step=resumed_from,
+        device=str(run.accelerator.device),
+    )
+
+
+def _curve(losses: Sequence[float], first_step: int) -> Iterator[tuple[int, float]]:
+    """At most `CURVE_POINTS` points, each the mean of its stretch, at the step of the line that ends it."""
+    stretch = max(1, math.ceil(len(losses) / CURVE_POINTS))
+    for start in range(0, len(losses), stretch):
+        part = losses[start : start + stretch]
+        yield first_step + start + len(part), round(_mean(part), 6)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _check_finite(loss: float, plan: TrainingPlan, step: int) -> None:
+    if not math.isfinite(loss):
+        keys = [dataset.key for dataset in plan.datasets]
+        raise TrainingDiverged(
+            f"the loss is {loss} at step {step + 1} of the run on {keys}: nothing is published. "
+            "Lower hyperparams.learning_rate, or look at the rows of these datasets."
+        )
+
+
+def _check_every_row_seen(progress: Progress, epochs: int) -> None:
+    wrong = sum(1 for count in progress.seen if count != epochs)
+    if wrong:
+        raise AssertionError(f"{wrong} of {progress.num_sequences} sequences were not seen exactly {epochs} times")
+
+
+def _mixed_precision(hyperparams: Hyperparams) -> str:
+    if hyperparams.fp_precision == "auto":
+        return "bf16" if torch.cuda.is_available() else "no"
+    return "bf16" if hyperparams.fp_precision == "bf16" else "no"
+
+
+def _load_model(folder: Path, hyperparams: Hyperparams) -> PreTrainedModel:
+    """fp32 weights with SDPA attention, from safetensors in a local folder."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+    )
+    if hyperparams.use_gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model

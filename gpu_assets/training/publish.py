@@ -1,0 +1,145 @@
+"""From a trained model in a work folder to a published checkpoint, and what is kept beside it."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpu_assets.errors import ArtifactInvalid
+from gpu_assets.training.line import list_checkpoints
+from gpu_assets.training.records import (
+    CHECKPOINT_KIND,
+    Checkpoint,
+    TrainingOutcome,
+    TrainingPlan,
+    checkpoint_name,
+    token_count_json,
+)
+from resources.artifacts import MANIFEST_FILE, is_complete, publishing, weights_sha256, write_json
+from resources.clock import utc_now
+from resources.workspace import Workspace
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+OPTIMIZER_STATES_KEPT = 2
+
+
+def publish_checkpoint(
+    plan: TrainingPlan, outcome: TrainingOutcome, workspace: Workspace, published: Sequence[Checkpoint]
+) -> Checkpoint:
+    """Publish the outcome as the next checkpoint; tokenizer and template come along from the parent.
+
+    The manifest is written last and the folder appears by rename. The optimizer's state is kept
+    beside the checkpoints for the next run, not in the checkpoint, which is what is deployed.
+
+    Raises:
+        ArtifactInvalid: if another checkpoint already has the name.
+    """
+    weights = weights_sha256(outcome.model_folder)
+    step = plan.parent.step + outcome.steps
+    final = workspace.checkpoints / checkpoint_name(step, weights)
+    if final.exists() and not is_complete(final):
+        raise ArtifactInvalid(f"{final} exists without a manifest; move it away, then materialize again")
+    if not is_complete(final):
+        _keep_optimizer(outcome.optimizer_folder, weights, workspace)
+        with publishing(final) as temporary:
+            for file in outcome.model_folder.iterdir():
+                shutil.copy2(file, temporary / file.name)
+            for name in TOKENIZER_FILES:
+                if (plan.parent.folder / name).is_file():
+                    shutil.copy2(plan.parent.folder / name, temporary / name)
+            sequence = 1 + max((checkpoint.sequence for checkpoint in published), default=0)
+            write_json(temporary / MANIFEST_FILE, _manifest(plan, outcome, final.name, step, weights, sequence))
+    return Checkpoint.read(final)
+
+
+def work_folder(plan: TrainingPlan, workspace: Workspace) -> Path:
+    """The folder of a plan's resume point; it is made, and the plan is written into it."""
+    folder = workspace.training / plan.plan_id[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "plan.json", plan.to_json())
+    return folder
+
+
+def optimizer_of(weights: str, workspace: Workspace) -> Path | None:
+    """The kept optimizer state of a checkpoint, or None if there is none any more."""
+    folder = _optimizer_states(workspace) / weights
+    return folder if folder.is_dir() else None
+
+
+def unfinished_datasets(workspace: Workspace) -> list[str]:
+    """The datasets of a plan whose resume point can be gone on from, in its order; empty if there is none.
+
+    A plan from another parent than the newest checkpoint is void: its weights would not follow.
+    """
+    published = list_checkpoints(workspace)
+    for path in sorted(workspace.training.glob("*/plan.json")):
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        follows = (
+            plan["parent"]["weights_sha256"] == published[-1].weights_sha256
+            if published
+            else plan["parent"]["kind"] == "base_model"
+        )
+        if follows and any(path.parent.glob("resume*")):
+            return [dataset["key"] for dataset in plan["datasets"]]
+    return []
+
+
+def discard_work(workspace: Workspace) -> None:
+    """Remove every resume point; called when a checkpoint was published, which makes them void."""
+    for folder in workspace.training.iterdir():
+        if folder != _optimizer_states(workspace):
+            shutil.rmtree(folder)
+
+
+def _optimizer_states(workspace: Workspace) -> Path:
+    return workspace.training / "optimizers"
+
+
+def _keep_optimizer(source: Path, weights: str, workspace: Workspace) -> None:
+    states = _optimizer_states(workspace)
+    states.mkdir(parents=True, exist_ok=True)
+    target = states / weights
+    if not target.exists():
+        source.rename(target)
+    kept = sorted(states.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for folder in kept[:-OPTIMIZER_STATES_KEPT]:
+        shutil.rmtree(folder)
+
+
+def _manifest(
+    plan: TrainingPlan, outcome: TrainingOutcome, name: str, step: int, weights: str, sequence: int
+) -> dict[str, object]:
+    return {
+        "kind": CHECKPOINT_KIND,
+        "format": 1,
+        "name": name,
+        "model_name": plan.model_name,
+        "step": step,
+        "sequence": sequence,
+        "weights_sha256": weights,
+        "plan_id": plan.plan_id,
+        "parent": plan.parent.to_json(),
+        "base_weights_sha256": plan.parent.base_weights_sha256,
+        "datasets": [dataset.to_json() for dataset in plan.datasets],
+        "architecture": json.loads((outcome.model_folder / "config.json").read_text())["architectures"][0],
+        "renderer": plan.renderer.to_json(),
+        "hyperparams": plan.hyperparams.model_dump(),
+        "config_sha256": plan.config_sha256,
+        "rows": outcome.rows_seen,
+        "epochs": plan.hyperparams.num_epochs,
+        "tokens": token_count_json(outcome.tokens),
+        "padding_share": round(outcome.padding_share, 4),
+        "loss": round(outcome.loss, 6),
+        "loss_curve": [list(point) for point in outcome.loss_curve],
+        "device": outcome.device,
+        "resumed_from_step": outcome.resumed_from_step,
+        "duration_s": round(outcome.seconds, 2),
+        "created_at": utc_now(),
+    }

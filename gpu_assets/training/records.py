@@ -1,0 +1,159 @@
+"""What the training stage reads and writes, as values."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gpu_assets.base_model.records import BaseModel, RendererRecord
+from gpu_assets.settings import Hyperparams
+from resources.artifacts import read_manifest, sha256_json
+
+CHECKPOINT_KIND = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The model that training goes on from."""
+
+    kind: Literal["base_model", "checkpoint"]
+    name: str
+    folder: Path
+    weights_sha256: str
+    base_weights_sha256: str
+    step: int
+
+    @classmethod
+    def of_base(cls, base: BaseModel) -> "Parent":
+        return cls("base_model", base.name, base.folder, base.weights_sha256, base.weights_sha256, step=0)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "name": self.name, "weights_sha256": self.weights_sha256, "step": self.step}
+
+
+@dataclass(frozen=True)
+class TrainingDataset:
+    """A validated dataset as training sees it; `rows_sha256` identifies its accepted rows in their order."""
+
+    key: str
+    rows_path: Path
+    rows_sha256: str
+    rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"key": self.key, "sha256": self.rows_sha256, "rows": self.rows}
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Everything that decides the weights of the next checkpoint; equal plans give equal weights."""
+
+    model_name: str
+    parent: Parent
+    datasets: tuple[TrainingDataset, ...]
+    hyperparams: Hyperparams
+    renderer: RendererRecord
+
+    @property
+    def config_sha256(self) -> str:
+        return sha256_json(self.hyperparams.model_dump())
+
+    @property
+    def rows(self) -> int:
+        return sum(dataset.rows for dataset in self.datasets)
+
+    @property
+    def plan_id(self) -> str:
+        """sha256 of the plan; names the folder of its resume point."""
+        return sha256_json(
+            {
+                "parent": self.parent.weights_sha256,
+                "datasets": [[dataset.key, dataset.rows_sha256] for dataset in self.datasets],
+                "config": self.config_sha256,
+                "renderer": self.renderer.digest,
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "plan_id": self.plan_id,
+            "parent": self.parent.to_json(),
+            "datasets": [dataset.to_json() for dataset in self.datasets],
+            "hyperparams": self.hyperparams.model_dump(),
+            "renderer": self.renderer.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """Tokens of one pass over the data, padding excluded."""
+
+    total: int
+    supervised: int
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """The trained model, not yet published.
+
+    `loss_curve` holds (step of the line, mean loss a supervised token in nats), ascending.
+    """
+
+    model_folder: Path
+    optimizer_folder: Path
+    steps: int
+    loss: float
+    loss_curve: tuple[tuple[int, float], ...]
+    tokens: TokenCount
+    rows_seen: int
+    padding_share: float
+    seconds: float
+    resumed_from_step: int | None
+    device: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint, read from its manifest."""
+
+    folder: Path
+    name: str
+    step: int
+    sequence: int
+    weights_sha256: str
+    base_weights_sha256: str
+    parent_sha256: str
+    dataset_keys: tuple[str, ...]
+    loss: float
+    created_at: str
+    manifest: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Checkpoint":
+        """The checkpoint in a folder.
+
+        Raises:
+            ArtifactInvalid: if the folder has no manifest of a checkpoint.
+        """
+        manifest = read_manifest(folder, CHECKPOINT_KIND)
+        return cls(
+            folder=folder,
+            name=manifest["name"],
+            step=manifest["step"],
+            sequence=manifest["sequence"],
+            weights_sha256=manifest["weights_sha256"],
+            base_weights_sha256=manifest["base_weights_sha256"],
+            parent_sha256=manifest["parent"]["weights_sha256"],
+            dataset_keys=tuple(dataset["key"] for dataset in manifest["datasets"]),
+            loss=manifest["loss"],
+            created_at=manifest["created_at"],
+            manifest=manifest,
+        )
+
+
+def checkpoint_name(step: int, weights_sha256: str) -> str:
+    """`checkpoint-<N>-<sha8>`, N the global step of the line."""
+    return f"checkpoint-{step}-{weights_sha256[:8]}"
+
+
+def token_count_json(tokens: TokenCount) -> dict[str, int]:
+    return asdict(tokens)

@@ -1,0 +1,47 @@
+"""A small training plan on real rows."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from gpu_assets.base_model.describe import ensure_base_model
+from gpu_assets.base_model.records import BaseModel
+from gpu_assets.settings import Settings
+from gpu_assets.training.records import Parent, TrainingDataset, TrainingPlan
+from resources.workspace import Workspace
+from serving.skills import binary
+
+PlanFactory = Callable[..., TrainingPlan]
+
+
+def write_rows(path: Path, count: int, seed: int = 0) -> TrainingDataset:
+    """A validated dataset's Parquet with generated rows."""
+    rows = binary.training_rows(1, count, random.Random(seed))
+    pl.DataFrame({"messages": [row["messages"] for row in rows]}).write_parquet(path)
+    return TrainingDataset(f"rows-{seed}", path, f"sha-of-{seed}-{count}", count)
+
+
+@pytest.fixture
+def base(settings: Settings, workspace: Workspace) -> BaseModel:
+    return ensure_base_model(settings, workspace)
+
+
+@pytest.fixture
+def make_plan(settings: Settings, base: BaseModel, tmp_path: Path) -> PlanFactory:
+    """A plan of 120 rows in batches of 8, fifteen optimizer steps, with what a test changes."""
+
+    def make(*, parent: Parent | None = None, rows: int = 120, seed: int = 0, **hyperparams: object) -> TrainingPlan:
+        changes = {"batch_size": 8, "warmup_steps": 2, "save_steps": 4, **hyperparams}
+        dataset = write_rows(tmp_path / f"rows-{seed}.parquet", rows, seed)
+        return TrainingPlan(
+            model_name="tiny",
+            parent=parent or Parent.of_base(base),
+            datasets=(dataset,),
+            hyperparams=settings.hyperparams.model_copy(update=changes),
+            renderer=base.renderer,
+        )
+
+    return make

@@ -1,0 +1,54 @@
+"""Batches: every sample exactly once, within limits, the same for the same seed."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpu_assets.training.batches import BatchLimits, Layout, epoch_batches, padding_share
+
+layouts = st.sampled_from(["padded", "packed"])
+lengths_strategy = st.lists(st.integers(1, 60), max_size=200)
+LIMITS = BatchLimits(rows=8, tokens=100)
+
+
+@given(lengths_strategy, layouts, st.integers(0, 5))
+def test_every_sample_is_in_exactly_one_batch(lengths: list[int], layout: Layout, seed: int) -> None:
+    batches = epoch_batches(lengths, LIMITS, layout, seed)
+    assert Counter(index for batch in batches for index in batch) == Counter(range(len(lengths)))
+
+
+@given(lengths_strategy, st.integers(0, 5))
+def test_a_padded_batch_stays_within_rows_and_padded_tokens(lengths: list[int], seed: int) -> None:
+    for batch in epoch_batches(lengths, LIMITS, "padded", seed):
+        assert len(batch) <= LIMITS.rows
+        assert len(batch) * max(lengths[index] for index in batch) <= LIMITS.tokens
+
+
+@given(lengths_strategy, st.integers(0, 5))
+def test_a_pack_stays_within_its_tokens(lengths: list[int], seed: int) -> None:
+    for batch in epoch_batches(lengths, LIMITS, "packed", seed):
+        assert sum(lengths[index] for index in batch) <= LIMITS.tokens
+
+
+@given(lengths_strategy, layouts)
+def test_the_same_seed_gives_the_same_batches(lengths: list[int], layout: Layout) -> None:
+    assert epoch_batches(lengths, LIMITS, layout, 7) == epoch_batches(lengths, LIMITS, layout, 7)
+
+
+def test_another_seed_gives_another_order() -> None:
+    lengths = list(range(1, 60))
+    assert epoch_batches(lengths, LIMITS, "padded", 1) != epoch_batches(lengths, LIMITS, "padded", 2)
+
+
+def test_grouping_by_length_leaves_little_padding() -> None:
+    lengths = [1 + (index * 37) % 50 for index in range(2_000)]
+    grouped = epoch_batches(lengths, BatchLimits(64, 4_000), "padded", 0)
+    ungrouped = [tuple(range(start, min(start + 64, 2_000))) for start in range(0, 2_000, 64)]
+    assert padding_share(grouped, lengths, "padded") < 0.1 < padding_share(ungrouped, lengths, "padded")
+
+
+def test_a_sample_that_fits_no_batch_is_an_error() -> None:
+    with pytest.raises(ValueError, match="101 tokens fits no batch of 100"):
+        epoch_batches([101], LIMITS, "packed", 0)

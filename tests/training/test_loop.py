@@ -1,0 +1,167 @@
+"""The loop: exactly once, killed or not; nothing comes of a run that did not end."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from gpu_assets.base_model.records import BaseModel
+from gpu_assets.errors import ArtifactInvalid, TrainingDiverged
+from gpu_assets.training import loop
+from gpu_assets.training.loop import Progress, plan_steps, train
+from gpu_assets.training.records import Parent, TrainingPlan
+from resources.artifacts import weights_sha256
+from tests.training.conftest import PlanFactory
+
+
+def quiet(_: str) -> None:
+    """Progress that nobody reads."""
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+def test_training_lowers_the_loss_and_sees_every_row(make_plan: PlanFactory, work: Path) -> None:
+    outcome = train(make_plan(), work, None, quiet)
+    first, last = outcome.loss_curve[0], outcome.loss_curve[-1]
+    assert outcome.steps == last[0] == 15
+    assert outcome.rows_seen == 120
+    assert last[1] < first[1] - 1
+
+
+def test_the_same_plan_gives_the_same_weights(make_plan: PlanFactory, tmp_path: Path) -> None:
+    plan, hashes = make_plan(), set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        hashes.add(weights_sha256(train(plan, tmp_path / name, None, quiet).model_folder))
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("kills", [1, 3])
+def test_a_run_killed_at_any_moment_ends_in_the_weights_of_an_undisturbed_run(
+    make_plan: PlanFactory, tmp_path: Path, kills: int
+) -> None:
+    plan = make_plan(rows=240, save_steps=3, num_epochs=2)
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    undisturbed.mkdir()
+    disturbed.mkdir()
+    expected = train(plan, undisturbed, None, quiet)
+    for _ in range(kills):
+        _train_until_killed(plan, disturbed, random.Random(kills))
+    outcome = train(plan, disturbed, None, quiet)
+    assert outcome.resumed_from_step is not None
+    assert outcome.rows_seen == 240
+    assert weights_sha256(outcome.model_folder) == weights_sha256(expected.model_folder)
+    assert outcome.loss_curve == expected.loss_curve
+
+
+def test_a_kill_while_the_resume_point_is_replaced_leaves_the_one_before(make_plan: PlanFactory, work: Path) -> None:
+    plan = make_plan()
+    _train_until_killed(plan, work, random.Random(0))
+    (work / "resume").rename(work / "resume.old")
+    (work / "resume.new").mkdir()
+    (work / "resume.new" / "model.safetensors").write_bytes(b"half")
+    assert train(plan, work, None, quiet).resumed_from_step is not None
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_sentence_and_no_model(
+    make_plan: PlanFactory, base: BaseModel, work: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(base.folder, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    plan = make_plan(parent=replace(Parent.of_base(base), folder=broken))
+    with pytest.raises(TrainingDiverged, match=r"loss is nan at step 1 .*rows-0.*learning_rate"):
+        train(plan, work, None, quiet)
+    assert not (work / "model").exists()
+
+
+def test_gradient_accumulation_weighs_tokens_so_that_the_step_equals_one_large_batch(
+    make_plan: PlanFactory, tmp_path: Path
+) -> None:
+    weights = []
+    for name, batch, accumulation in (("large", 24, 1), ("small", 8, 3)):
+        (tmp_path / name).mkdir()
+        plan = make_plan(rows=24, batch_size=batch, gradient_accumulation=accumulation, num_epochs=1)
+        outcome = train(plan, tmp_path / name, None, quiet)
+        assert outcome.steps == 1
+        weights.append(outcome.loss_curve[0][1])
+    assert weights[0] == pytest.approx(weights[1], abs=1e-5)
+
+
+def test_a_later_run_goes_on_with_the_optimizer_state_of_the_parent(make_plan: PlanFactory, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("first", "fresh", "continued")]
+    for folder in folders:
+        folder.mkdir()
+    first = train(make_plan(), folders[0], None, quiet)
+    plan = make_plan(seed=1)
+    fresh = train(plan, folders[1], None, quiet)
+    continued = train(plan, folders[2], first.optimizer_folder, quiet)
+    assert weights_sha256(fresh.model_folder) != weights_sha256(continued.model_folder)
+
+
+def test_a_resume_point_of_other_rows_is_refused() -> None:
+    with pytest.raises(ArtifactInvalid, match="counts 3 sequences, the plan has 2"):
+        Progress(2).load_state_dict({"step": 1, "seen": [1, 0, 0], "losses": [1.0], "seconds": 0.0})
+
+
+def test_every_epoch_holds_every_row_in_another_order(make_plan: PlanFactory) -> None:
+    plan = make_plan(num_epochs=2, batch_size=8)
+    steps = plan_steps([10] * 120, plan.hyperparams, "padded")
+    flat = [index for step in steps for batch in step for index in batch]
+    assert sorted(flat[:120]) == sorted(flat[120:]) == list(range(120))
+    assert flat[:120] != flat[120:]
+
+
+def _train_until_killed(plan: TrainingPlan, work: Path, rng: random.Random) -> None:
+    """Train in a process of its own and SIGKILL it soon after it has a new resume point."""
+    before = _resume_step(work)
+    process = multiprocessing.get_context("spawn").Process(target=_train_slowly, args=(plan, work))
+    process.start()
+    deadline = time.monotonic() + 60
+    try:
+        while _resume_step(work) == before:
+            assert process.is_alive(), "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "no resume point within a minute"
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.2)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.join(10)
+    assert not (work / "model").exists()
+
+
+def _train_slowly(plan: TrainingPlan, work: Path) -> None:
+    """The real loop, with a pause a step so that the kill lands inside it."""
+    step = loop._optimizer_step
+
+    def paused(*args: object, **kwargs: object) -> float:
+        time.sleep(0.05)
+        return step(*args, **kwargs)  # type: ignore[arg-type]
+
+    loop._optimizer_step = paused  # type: ignore[assignment]
+    train(plan, work, None, quiet)
+
+
+def _resume_step(work: Path) -> str:
+    """Changes whenever a new resume point is in place."""
+    path = work / "resume" / "custom_checkpoint_0.pkl"
+    try:
+        return json.dumps([path.stat().st_mtime_ns, path.stat().st_ino])
+    except FileNotFoundError:
+        return ""

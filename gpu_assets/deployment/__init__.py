@@ -1,0 +1,1 @@
+"""Stage: what is served, decided, flipped and verified."""

@@ -1,0 +1,130 @@
+"""The asset of the deployment stage, at home on the inference host."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+import dagster as dg
+
+from gpu_assets.deployment.decide import decide
+from gpu_assets.deployment.deploy import deploy
+from gpu_assets.deployment.records import Decision, Deployment
+from gpu_assets.errors import ArtifactInvalid, PlatformError
+from gpu_assets.evaluation.score import list_scores
+from gpu_assets.evaluation.sets import build_evaluation_set
+from gpu_assets.ranking.rank import Ranked, rank_scores
+from gpu_assets.training.line import list_checkpoints
+from gpu_assets.training.records import Checkpoint
+from resources.platform import Platform
+from resources.routing import Routing
+from resources.services import InferenceClient
+from resources.transfer import transfer_model
+
+GROUP = "deployment"
+
+
+def build(routing: Routing) -> list[dg.AssetsDefinition]:
+    """The stage's assets; one pool with `ranking`, so that two promotions never overlap."""
+
+    @dg.multi_asset(
+        name="deployed_model",
+        group_name=GROUP,
+        specs=[
+            dg.AssetSpec(
+                "deployed_model",
+                description="What is served now: the best checkpoint, verified by its hash over the API.",
+                deps=["ranking"],
+                skippable=True,
+                kinds={"httpx"},
+                tags=routing.tags("inference"),
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec("served_is_recorded", asset="deployed_model", description="The server says this hash.")
+        ],
+        can_subset=True,
+        pool="promotion",
+    )
+    def deployed_model(
+        context: dg.AssetExecutionContext,
+        platform: dg.ResourceParam[Platform],
+        inference: dg.ResourceParam[InferenceClient],
+    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+        try:
+            decision, deployment = _promote(platform, inference)
+            context.log.info(decision.reason)
+            if deployment is None:
+                return
+            _release_losers(deployment, inference)
+            served = inference.info().weights_sha256
+        except PlatformError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        yield dg.MaterializeResult(
+            asset_key="deployed_model",
+            data_version=dg.DataVersion(deployment.weights_sha256),
+            metadata=_describe(deployment, decision),
+            check_results=[
+                dg.AssetCheckResult(
+                    asset_key="deployed_model",
+                    check_name="served_is_recorded",
+                    passed=served == deployment.weights_sha256,
+                    metadata={"served": str(served), "recorded": deployment.weights_sha256},
+                )
+            ],
+        )
+
+    return [deployed_model]
+
+
+def _promote(platform: Platform, inference: InferenceClient) -> tuple[Decision, Deployment | None]:
+    """Decide, and flip the alias if so decided; the deployment is None while nothing deserves to be served."""
+    workspace = platform.workspace
+    evaluation_set = build_evaluation_set(platform.settings.evaluation.level)
+    ranked = rank_scores(list_scores(workspace), evaluation_set.sha256)
+    deployed = Deployment.read(workspace)
+    decision = decide(ranked, deployed, inference.info().weights_sha256)
+    if decision.deploy:
+        best = ranked[0].score
+        checkpoint = _checkpoint_of(ranked[0], platform)
+        served = transfer_model(checkpoint.folder, workspace.served_models, best.weights_sha256)
+        item = evaluation_set.items[checkpoint.step % len(evaluation_set.items)]
+        deployed = deploy(best, checkpoint, served, decision, item, server=inference, workspace=workspace)
+    return decision, deployed
+
+
+def _checkpoint_of(ranked: Ranked, platform: Platform) -> Checkpoint:
+    for checkpoint in list_checkpoints(platform.workspace):
+        if checkpoint.weights_sha256 == ranked.score.weights_sha256:
+            return checkpoint
+    raise ArtifactInvalid(
+        f"{ranked.score.checkpoint} is ranked {ranked.rank}, but no checkpoint with weights "
+        f"{ranked.score.weights_sha256[:8]} is left; remove its folder under evaluation/scores"
+    )
+
+
+def _release_losers(deployment: Deployment, inference: InferenceClient) -> None:
+    """Let the server forget candidates; the champion stays."""
+    for model in inference.pool().models:
+        if model.weights_sha256 != deployment.weights_sha256:
+            inference.unload(model.id)
+
+
+def _describe(deployment: Deployment, decision: Decision) -> dict[str, dg.MetadataValue | str | int | float]:
+    return {
+        "checkpoint": deployment.checkpoint,
+        "step": deployment.step,
+        "weights_sha256": deployment.weights_sha256,
+        "accuracy": deployment.accuracy,
+        "decision": decision.reason,
+        "flipped_in_this_run": decision.deploy,
+        "question": deployment.question,
+        "answer": deployment.answer,
+        "expected": deployment.expected,
+        "decision_to_verified_s": deployment.decision_to_verified_s,
+        "checkpoint_to_verified_s": deployment.checkpoint_to_verified_s,
+        "verified_at": dg.MetadataValue.timestamp(_timestamp(deployment)),
+        "path": dg.MetadataValue.path(deployment.served_path),
+    }
+
+
+def _timestamp(deployment: Deployment) -> float:
+    return datetime.fromisoformat(deployment.verified_at).timestamp()

@@ -1,0 +1,1 @@
+"""Stage: frozen evaluation sets, and checkpoints scored on them."""

@@ -1,0 +1,1 @@
+"""Stage: all scored checkpoints in order."""

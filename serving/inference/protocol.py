@@ -1,0 +1,262 @@
+"""What clients send and what they get: OpenAI's chat completions, and our own model management.
+
+Requests forbid unknown keys and convert nothing, so a parameter that is not supported is refused by
+name. Types only: knows nothing of HTTP, models or engines.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_STOP_STRINGS = 4
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length"]
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TextPart(_Request):
+    """A part of a message's content; only text is supported."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(_Request):
+    """One turn."""
+
+    role: Role
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class StreamOptions(_Request):
+    """What a stream carries beside the answer."""
+
+    include_usage: bool = False
+
+
+class ChatCompletionRequest(_Request):
+    """The supported subset of OpenAI's parameters, and `top_k`; None means the default."""
+
+    model: str = Field(min_length=1, description="champion, a folder's name, checkpoint-N, or a weights hash.")
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, ge=1, description="None: as many as the context leaves.")
+    max_completion_tokens: int | None = Field(default=None, ge=1, description="The newer name of max_tokens.")
+    temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy; default 1.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Default 1: off.")
+    top_k: int | None = Field(default=None, ge=-1, description="-1 or 0: off, the default.")
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="The same seed draws the same noise.")
+    stop: StopString | list[StopString] | None = Field(
+        default=None, description="Up to four texts that end the answer."
+    )
+    n: Literal[1] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> "ChatCompletionRequest":
+        both = (self.max_tokens, self.max_completion_tokens)
+        if None not in both and both[0] != both[1]:
+            raise ValueError(f"max_tokens is {both[0]} and max_completion_tokens is {both[1]}: send one of them")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only allowed together with stream: true")
+        if len(self.stop_strings) > MAX_STOP_STRINGS:
+            raise ValueError(f"stop holds {len(self.stop_strings)} texts, at most {MAX_STOP_STRINGS} are allowed")
+        return self
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def token_limit(self) -> int | None:
+        """Tokens of the answer, if the client set a limit under either name."""
+        return self.max_tokens if self.max_tokens is not None else self.max_completion_tokens
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ModelPath(_Request):
+    """Which folder to load."""
+
+    model_path: str = Field(min_length=1, description="A model folder on the server's host.")
+
+
+class ModelId(_Request):
+    """Which held model is meant."""
+
+    id: str = Field(min_length=1)
+
+
+class Usage(BaseModel):
+    """Tokens of one request; the end token counts as completion."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class AnswerMessage(BaseModel):
+    """The answer of a plain request."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class Choice(BaseModel):
+    """The only choice: n is 1."""
+
+    index: int = 0
+    message: AnswerMessage
+    logprobs: None = None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(BaseModel):
+    """A plain answer; `model` is the folder's name, `system_fingerprint` the weights hash."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    system_fingerprint: str
+
+
+class Delta(BaseModel):
+    """What a chunk adds; unset fields are not sent."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChunkChoice(BaseModel):
+    """The only choice of a chunk."""
+
+    index: int
+    delta: Delta
+    logprobs: None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletionChunk(BaseModel):
+    """One event of a stream; dumped with `exclude_unset`, so usage is there only where it was set."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+
+
+class ModelCard(BaseModel):
+    """An entry of /v1/models."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "gpu-assets"
+
+
+class ModelList(BaseModel):
+    """/v1/models: the alias first, then what is held."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ProfileInfo(BaseModel):
+    """The data profile that shapes a model's prompts."""
+
+    name: str
+    version: str
+
+
+class ModelInfo(BaseModel):
+    """A held model, or `loaded: false` and nothing else."""
+
+    loaded: bool
+    id: str | None = Field(default=None, description="Addresses this model; the name, or the hash if names collide.")
+    name: str | None = Field(default=None, description="The folder's name.")
+    weights_sha256: str | None = None
+    checkpoint_step: int | None = None
+    path: str | None = None
+    profile: ProfileInfo | None = None
+    template_sha256: str | None = None
+    renderer_digest: str | None = None
+    loaded_at: str | None = Field(default=None, description="ISO 8601, UTC.")
+
+
+class PoolEntry(ModelInfo):
+    """A held model and what it is doing."""
+
+    is_champion: bool
+    in_flight: int
+
+
+class PoolInfo(BaseModel):
+    """/models/pool."""
+
+    loaded_count: int
+    models: list[PoolEntry]
+
+
+class Reloaded(ModelInfo):
+    """The model that the alias points at now."""
+
+    status: Literal["reloaded"] = "reloaded"
+    seconds: float
+
+
+class Unloaded(BaseModel):
+    """The model that is no longer held; requests that it has begun are finished."""
+
+    status: Literal["unloaded"] = "unloaded"
+    id: str
+    weights_sha256: str
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+    uptime_s: float
+
+
+class Readiness(BaseModel):
+    """The champion's engine runs."""
+
+    status: Literal["ready"] = "ready"
+    model: str
+    weights_sha256: str
+
+
+class ErrorDetail(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The body of every refusal."""
+
+    error: ErrorDetail

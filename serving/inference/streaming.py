@@ -1,0 +1,97 @@
+"""Tokens to text to server-sent events. Pure: knows nothing of HTTP, engines or models.
+
+Text is passed on only when it can no longer change: a character whose bytes are spread over several
+tokens is held until it is whole, and so is the beginning of a stop string until it is one or not.
+"""
+
+from collections.abc import Callable, Sequence
+
+Decode = Callable[[list[int]], str]
+REPLACEMENT = "\ufffd"
+DONE = b"data: [DONE]\n\n"
+
+
+class TokenDecoder:
+    """Token ids to text, incrementally; the pieces joined are the text of all ids at once."""
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        self._ids: list[int] = []
+        """From where the last piece that was passed on begins: decoders look at what stands before."""
+        self._given = ""
+        self._num_given = 0
+
+    def push(self, ids: Sequence[int]) -> str:
+        """Text that is certain after these ids too."""
+        self._ids.extend(ids)
+        text = self._decode(self._ids)
+        if text.endswith(REPLACEMENT):
+            return ""
+        return self._pass_on(text)
+
+    def finish(self) -> str:
+        """The rest; bytes that never became a character are replaced."""
+        return self._pass_on(self._decode(self._ids))
+
+    def _pass_on(self, text: str) -> str:
+        piece = text[len(self._given) :]
+        if piece:
+            self._ids = self._ids[self._num_given :]
+            self._num_given = len(self._ids)
+            self._given = self._decode(self._ids)
+        return piece
+
+
+class StopStrings:
+    """Cuts a text at the first occurrence of any stop string; `found` once there was one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """What of the text so far cannot be part of a stop string."""
+        if self.found:
+            return ""
+        self._held += text
+        ends = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if ends:
+            self.found = True
+            return self._held[: min(ends)]
+        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        passed, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return passed
+
+    def finish(self) -> str:
+        """What was held in case a stop string followed."""
+        return "" if self.found else self._held
+
+
+class TextStream:
+    """Token ids to the text of an answer, ended by stop strings."""
+
+    def __init__(self, decode: Decode, stops: Sequence[str] = ()) -> None:
+        self._decoder = TokenDecoder(decode)
+        self._stops = StopStrings(stops)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stops.found
+
+    def push(self, ids: Sequence[int]) -> str:
+        return self._stops.push(self._decoder.push(ids))
+
+    def finish(self) -> str:
+        return self._stops.push(self._decoder.finish()) + self._stops.finish()
+
+
+def event(json_text: str) -> bytes:
+    """One server-sent event."""
+    return f"data: {json_text}\n\n".encode()
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest beginning of `stop` that ends `text`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

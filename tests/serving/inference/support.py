@@ -1,0 +1,188 @@
+"""Models with manifests, a server process, and a scripted engine for what a real one does too rarely."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+
+from gpu_assets.rendering import Renderer
+from gpu_assets.settings import PROJECT_ROOT
+from gpu_assets.base_model.tiny import write_tiny_model
+from resources.artifacts import weights_sha256, write_json
+from resources.services import InferenceClient
+from serving.inference.engine import EngineStats, EngineStopped, Generation, Tokens
+from serving.inference.loader import ModelFolder
+
+READ_KEY, ADMIN_KEY = "read-key-of-the-tests", "admin-key-of-the-tests"
+START_TIMEOUT_S = 60
+
+
+def write_talkative_model(folder: Path, seed: int) -> None:
+    """A tiny model with large weights: an untrained one repeats its last token, whatever its seed."""
+    from safetensors.torch import load_file, save_file
+
+    folder.mkdir(parents=True)
+    write_tiny_model(folder, seed)
+    path = folder / "model.safetensors"
+    weights = {name: weight * 10 if "proj" in name else weight for name, weight in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def write_model(folder: Path, seed: int, step: int | None = None) -> Path:
+    """A tiny model with the manifest of a checkpoint at a step, or of a base model."""
+    write_talkative_model(folder, seed)
+    renderer = Renderer.load(folder, "plain")
+    manifest: dict[str, Any] = {
+        "kind": "base_model" if step is None else "checkpoint",
+        "format": 1,
+        "name": folder.name,
+        "weights_sha256": weights_sha256(folder),
+        "architecture": "Qwen3ForCausalLM",
+        "renderer": {
+            "digest": renderer.digest,
+            "template_sha256": renderer.template_sha256,
+            "profile": {"name": "plain", "version": renderer.profile.version},
+            "system_prompt": None,
+        },
+    }
+    if step is not None:
+        manifest["step"] = step
+    write_json(folder / "manifest.json", manifest)
+    return folder
+
+
+Inspect = Callable[[Path], ModelFolder]
+
+
+@dataclass(frozen=True)
+class Models:
+    """Folders whose answers differ; read-only by convention, `copy` gives one to spoil."""
+
+    first: Path
+    second: Path
+    third: Path
+    plain: Path
+
+
+@dataclass
+class Server:
+    """A server process; `output` is its stdout and stderr."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+    output: Path
+    home: Path
+    closing: ExitStack = field(default_factory=ExitStack)
+
+    @cached_property
+    def client(self) -> InferenceClient:
+        client = InferenceClient("inference server", self.url, ADMIN_KEY, timeout_s=30)
+        self.closing.callback(client.close)
+        return client
+
+    def openai(self, key: str = READ_KEY) -> openai.OpenAI:
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+        self.closing.callback(client.close)
+        return client
+
+    def request(self, method: str, path: str, key: str | None = ADMIN_KEY, **arguments: Any) -> httpx.Response:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        headers |= arguments.pop("headers", {})
+        return httpx.request(method, self.url + path, headers=headers, timeout=30, trust_env=False, **arguments)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code; SIGKILL if that is not enough."""
+        self.closing.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+def start_server(
+    folder: Path, *arguments: str, read_key: str | None = READ_KEY, admin_key: str | None = ADMIN_KEY
+) -> Server:
+    """`python -m serving.inference` on a free port, with a home and a log under `folder`."""
+    home, output = folder / "home", folder / "server.log"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GPU_ASSETS_", "INFERENCE_"))}
+    keys = {"INFERENCE_READ_KEY": read_key, "INFERENCE_ADMIN_KEY": admin_key}
+    environment = {
+        **kept,
+        **{name: key for name, key in keys.items() if key is not None},
+        "GPU_ASSETS_HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "serving.inference", "--host", "127.0.0.1", "--port", "0", *arguments]
+    with output.open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True
+        )
+    return Server(process, _announced_url(process, output), output, home)
+
+
+def _announced_url(process: "subprocess.Popen[str]", output: Path) -> str:
+    """The URL that the server prints, or an empty text if it ends before."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while process.poll() is None:
+        lines = output.read_text().splitlines()
+        found = [line.removeprefix("listening on ") for line in lines if line.startswith("listening on ")]
+        if found:
+            return found[0]
+        if time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            raise TimeoutError(output.read_text())
+        time.sleep(0.05)
+    return ""
+
+
+@dataclass
+class ScriptedEngine:
+    """An engine that gives everyone the same tokens, and stops, dies or queues when a test says so."""
+
+    token_ids: list[int]
+    max_context_tokens: int = 512
+    waiting: int = 0
+    alive: bool = False
+    stopped: bool = False
+    dies_midway: bool = False
+    last_max_tokens: int = 0
+
+    def start(self) -> None:
+        self.alive = True
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=0, waiting=self.waiting)
+
+    def stop(self) -> None:
+        self.alive = False
+        self.stopped = True
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Tokens, None]:
+        self.last_max_tokens = generation.max_tokens
+        if not self.alive:
+            raise EngineStopped("the scripted engine is stopped")
+        if self.dies_midway:
+            yield Tokens(self.token_ids[:1], ended=None, first_token_s=0.0)
+            raise EngineStopped("the scripted engine died")
+        yield Tokens(self.token_ids, ended=True, first_token_s=0.0)
+
+
+def change_json(path: Path, **changes: Any) -> None:
+    """Overwrite keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,0 +1,234 @@
+"""Which model an id means, which one is let go, and that no request ever loses its model."""
+
+import asyncio
+import shutil
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu_assets.errors import ArtifactInvalid
+from gpu_assets.settings import Settings
+from serving.inference.engine import Engine, EngineStopped
+from serving.inference.loader import ModelFolder
+from serving.inference.pool import AmbiguousModel, ModelPool, NoChampion, PoolBusy, UnknownModel
+from tests.serving.inference.support import Models, ScriptedEngine, write_model
+
+
+class Loaded:
+    """Makes scripted engines and remembers them by the folder's name."""
+
+    def __init__(self) -> None:
+        self.engines: dict[str, ScriptedEngine] = {}
+        self.count = 0
+        self.fail = False
+
+    def __call__(self, folder: ModelFolder) -> Engine:
+        if self.fail:
+            raise ArtifactInvalid("no memory left")
+        self.count += 1
+        self.engines[folder.name] = ScriptedEngine([1])
+        return self.engines[folder.name]
+
+
+@pytest.fixture
+def loaded() -> Loaded:
+    return Loaded()
+
+
+@pytest.fixture
+def pool(settings: Settings, loaded: Loaded) -> ModelPool:
+    return ModelPool(settings, loaded)
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(coroutine, timeout=30))
+
+
+def names(pool: ModelPool) -> list[str]:
+    return [model.name for model in pool.models]
+
+
+def test_the_alias_flips_and_the_model_before_stays_held(pool: ModelPool, models: Models) -> None:
+    async def check() -> None:
+        with pytest.raises(NoChampion):
+            pool.find("champion")
+        await pool.reload(models.first)
+        await pool.reload(models.second)
+        assert pool.find("champion").name == "second"
+        assert names(pool) == ["first", "second"]
+
+    run(check())
+
+
+def test_a_model_is_found_by_alias_name_step_and_hash_and_by_nothing_else(pool: ModelPool, models: Models) -> None:
+    async def check() -> None:
+        second = await pool.reload(models.second)
+        for model_id in ("champion", "second", "checkpoint-20", second.weights_sha256):
+            assert pool.find(model_id) is second
+        for model_id in ("Second", "checkpoint-2", "checkpoint-020", second.weights_sha256[:8], ""):
+            with pytest.raises(UnknownModel, match="held are: champion, second"):
+                pool.find(model_id)
+
+    run(check())
+
+
+def test_the_same_name_with_other_weights_is_another_model(pool: ModelPool, models: Models, tmp_path: Path) -> None:
+    namesake = write_model(tmp_path / "second", seed=5, step=21)
+
+    async def check() -> None:
+        older, newer = await pool.load(models.second), await pool.load(namesake)
+        assert older is not newer
+        with pytest.raises(AmbiguousModel, match=f"{older.weights_sha256}.*{newer.weights_sha256}"):
+            pool.find("second")
+        assert [pool.id_of(model) for model in (older, newer)] == [older.weights_sha256, newer.weights_sha256]
+        assert pool.find("checkpoint-21") is newer
+        await pool.unload(pool.id_of(older))
+        assert pool.find(pool.id_of(newer)) is pool.find("second") is newer
+
+    run(check())
+
+
+def test_a_step_that_two_models_have_names_neither(pool: ModelPool, models: Models, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", seed=6, step=20)
+
+    async def check() -> None:
+        await pool.load(models.second)
+        await pool.load(other)
+        with pytest.raises(AmbiguousModel, match="second .* other .*ask by weights hash"):
+            pool.find("checkpoint-20")
+
+    run(check())
+
+
+def test_weights_that_are_held_are_not_loaded_twice(
+    pool: ModelPool, loaded: Loaded, models: Models, tmp_path: Path
+) -> None:
+    shutil.copytree(models.first, tmp_path / "copy")
+
+    async def check() -> None:
+        await pool.reload(models.first)
+        assert await pool.reload(tmp_path / "copy") is await pool.load(models.first)
+        assert loaded.count == 1
+
+    run(check())
+
+
+def test_held_weights_with_another_renderer_are_refused(pool: ModelPool, models: Models, tmp_path: Path) -> None:
+    shutil.copytree(models.plain, tmp_path / "copy")
+    template = tmp_path / "copy" / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# another #}")
+
+    async def check() -> None:
+        await pool.load(models.plain)
+        with pytest.raises(PoolBusy, match="another renderer"):
+            await pool.load(tmp_path / "copy")
+
+    run(check())
+
+
+def test_the_least_recently_used_idle_model_makes_room(
+    pool: ModelPool, loaded: Loaded, models: Models, tmp_path: Path
+) -> None:
+    async def check() -> None:
+        await pool.reload(models.first)
+        for folder in (models.second, models.third):
+            await pool.load(folder)
+        with pool.find("second").lease():
+            pass
+        await pool.load(models.plain)
+        assert names(pool) == ["first", "second", "plain-folder"]
+        await asyncio.sleep(0.05)
+        assert loaded.engines["third"].stopped
+
+    run(check())
+
+
+def test_neither_the_champion_nor_a_busy_model_makes_room(pool: ModelPool, models: Models) -> None:
+    async def check() -> None:
+        await pool.reload(models.first)
+        second, third = await pool.load(models.second), await pool.load(models.third)
+        with second.lease(), third.lease(), pytest.raises(PoolBusy, match="3 models are held"):
+            await pool.load(models.plain)
+        assert names(pool) == ["first", "second", "third"]
+
+    run(check())
+
+
+def test_the_champion_is_not_unloaded(pool: ModelPool, models: Models) -> None:
+    async def check() -> None:
+        await pool.reload(models.first)
+        with pytest.raises(PoolBusy, match="first is the champion"):
+            await pool.unload("first")
+        with pytest.raises(UnknownModel):
+            await pool.unload("second")
+
+    run(check())
+
+
+def test_an_unloaded_model_ends_with_its_last_request(pool: ModelPool, loaded: Loaded, models: Models) -> None:
+    async def check() -> None:
+        second = await pool.load(models.second)
+        with second.lease():
+            await pool.unload("second")
+            with pytest.raises(UnknownModel):
+                pool.find("second")
+            await asyncio.sleep(0.05)
+            assert not loaded.engines["second"].stopped
+        await asyncio.sleep(0.05)
+        assert loaded.engines["second"].stopped
+
+    run(check())
+
+
+def test_a_load_that_fails_leaves_what_is_held(pool: ModelPool, loaded: Loaded, models: Models) -> None:
+    async def check() -> None:
+        first = await pool.reload(models.first)
+        loaded.fail = True
+        with pytest.raises(ArtifactInvalid):
+            await pool.reload(models.second)
+        assert pool.champion is first
+        assert names(pool) == ["first"]
+
+    run(check())
+
+
+def test_a_model_that_cannot_warm_up_is_stopped_and_not_held(
+    settings: Settings, models: Models, loaded: Loaded
+) -> None:
+    def dead(folder: ModelFolder) -> Engine:
+        engine = loaded(folder)
+        engine.start = lambda: None  # type: ignore[method-assign]
+        return engine
+
+    async def check() -> None:
+        pool = ModelPool(settings, dead)
+        with pytest.raises(EngineStopped):
+            await pool.reload(models.first)
+        assert pool.champion is None and not pool.models
+        assert loaded.engines["first"].stopped
+
+    run(check())
+
+
+def test_a_champion_whose_engine_died_is_loaded_anew(pool: ModelPool, loaded: Loaded, models: Models) -> None:
+    async def check() -> None:
+        before = await pool.reload(models.first)
+        loaded.engines["first"].alive = False
+        after = await pool.load(models.first)
+        assert after is not before
+        assert pool.champion is after
+        assert names(pool) == ["first"]
+
+    run(check())
+
+
+def test_closing_stops_every_engine(pool: ModelPool, loaded: Loaded, models: Models) -> None:
+    async def check() -> None:
+        await pool.reload(models.first)
+        await pool.load(models.second)
+        await pool.close()
+        assert all(engine.stopped for engine in loaded.engines.values())
+
+    run(check())

@@ -1,0 +1,122 @@
+"""The judging sensor: what is trained and not scored, one run a checkpoint's stretch of partitions.
+
+Level-triggered like all sensors here. `plan_judging` is pure; `build_judging_sensor` reads, calls
+it and requests runs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from gpu_assets.datasets.records import DATASETS_PARTITIONS
+from gpu_assets.training.line import list_checkpoints
+from resources.platform import Platform
+from sensors.runs import RANGE_END_TAG, RANGE_START_TAG, failed_attempts, open_partitions
+
+TRAIN_JOB = "train"
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring partitions that name one checkpoint."""
+
+    checkpoint: str
+    keys: tuple[str, ...]
+
+
+def plan_judging(
+    order: Sequence[str],
+    checkpoint_of: Mapping[str, str],
+    in_open_runs: AbstractSet[str],
+    set_aside: AbstractSet[str],
+) -> list[Stretch]:
+    """The stretches that wait, in the order in which partitions were added.
+
+    Args:
+        order: all partition keys, in the order in which they were added.
+        checkpoint_of: the checkpoint that a partition names whose training is newer than its score.
+        in_open_runs: partitions of queued or running runs that train or judge them.
+        set_aside: partitions whose runs failed too often.
+    """
+    waits = {key for key in checkpoint_of if key not in in_open_runs | set_aside}
+    return list(_stretches(order, checkpoint_of, waits))
+
+
+def _stretches(order: Sequence[str], checkpoint_of: Mapping[str, str], waits: AbstractSet[str]) -> Iterator[Stretch]:
+    current: list[str] = []
+    for key in order:
+        if current and (key not in waits or checkpoint_of[key] != checkpoint_of[current[0]]):
+            yield Stretch(checkpoint_of[current[0]], tuple(current))
+            current = []
+        if key in waits:
+            current.append(key)
+    if current:
+        yield Stretch(checkpoint_of[current[0]], tuple(current))
+
+
+def build_judging_sensor(platform: Platform, job_name: str) -> dg.SensorDefinition:
+    """The sensor that starts judging runs."""
+
+    @dg.sensor(
+        name="judging_sensor",
+        job_name=job_name,
+        minimum_interval_seconds=2,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Scores, ranks and deploys what is trained and not scored.",
+    )
+    def judging_sensor(context: dg.SensorEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        instance = context.instance
+        order = list(instance.get_dynamic_partitions(DATASETS_PARTITIONS))
+        newer, since = _trained_after_scored(instance)
+        failures = failed_attempts(instance, job_name, order, since)
+        set_aside = {key for key, count in failures.items() if count >= ATTEMPTS}
+        stretches = plan_judging(
+            order,
+            {key: name for key, name in _checkpoint_names(platform).items() if key in newer},
+            open_partitions(instance, [TRAIN_JOB, job_name], order),
+            set_aside,
+        )
+        if not stretches:
+            tail = f"; set aside after {ATTEMPTS} failed runs: {', '.join(sorted(set_aside))}" if set_aside else ""
+            return dg.SkipReason(f"no checkpoint waits for its score{tail}")
+        return [_request(stretch) for stretch in stretches]
+
+    return judging_sensor
+
+
+def _trained_after_scored(instance: dg.DagsterInstance) -> tuple[set[str], dict[str, datetime]]:
+    """Partitions whose checkpoint is newer than their score, and when it was recorded."""
+    trained, scored = (
+        instance.event_log_storage.get_latest_storage_id_by_partition(
+            dg.AssetKey(name), dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
+        for name in ("checkpoints", "checkpoint_scores")
+    )
+    newer = {key for key, storage_id in trained.items() if storage_id > scored.get(key, -1)}
+    return newer, {key: _recorded_at(instance, key) for key in newer}
+
+
+def _recorded_at(instance: dg.DagsterInstance, key: str) -> datetime:
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey("checkpoints"), asset_partitions=[key]), limit=1
+    ).records
+    return datetime.fromtimestamp(records[0].timestamp, UTC)
+
+
+def _checkpoint_names(platform: Platform) -> dict[str, str]:
+    """The newest checkpoint that was trained on each dataset."""
+    return {key: found.name for found in list_checkpoints(platform.workspace) for key in found.dataset_keys}
+
+
+def _request(stretch: Stretch) -> dg.RunRequest:
+    return dg.RunRequest(
+        tags={
+            RANGE_START_TAG: stretch.keys[0],
+            RANGE_END_TAG: stretch.keys[-1],
+            "gpu_assets/checkpoint": stretch.checkpoint,
+        }
+    )

@@ -1,0 +1,113 @@
+"""Which partitions the runs of a job cover: what level-triggered sensors subtract.
+
+A run names one partition in a tag, or the first and last of a range in the order in which the
+dynamic partitions were added. Knows nothing of what a job does.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import dagster as dg
+
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+PARTITION_TAG = "dagster/partition"
+PRIORITY_TAG = "dagster/priority"
+PRIORITY_TAGS: dict[str, str] = {"high": "10", "normal": "0", "low": "-10"}
+AD_HOC_JOB = "__ASSET_JOB"
+"""Dagster's name for the job of `dagster asset materialize` and of the UI's button."""
+FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+ENDED = (*FAILED, dg.DagsterRunStatus.SUCCESS)
+OPEN = tuple(status for status in dg.DagsterRunStatus if status not in ENDED)
+PAGE = 500
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Runs over a partition that have ended: how many failed or were cancelled, and how many in all."""
+
+    failed: int = 0
+    ended: int = 0
+
+
+def open_partitions(instance: dg.DagsterInstance, job_names: Iterable[str], partitions: Sequence[str]) -> set[str]:
+    """Partitions in a queued or running run of these jobs.
+
+    Args:
+        partitions: all keys, in the order in which they were added.
+    """
+    positions = _positions(partitions)
+    found: set[str] = set()
+    for job_name in job_names:
+        for record in _records(instance, dg.RunsFilter(job_name=job_name, statuses=list(OPEN))):
+            found |= set(covered(record.dagster_run.tags, partitions, positions))
+    return found
+
+
+def count_open_runs(instance: dg.DagsterInstance, job_name: str) -> int:
+    """How many runs of the job are queued or running."""
+    return instance.get_runs_count(dg.RunsFilter(job_name=job_name, statuses=list(OPEN)))
+
+
+def attempts(
+    instance: dg.DagsterInstance, job_name: str, partitions: Sequence[str], since: Mapping[str, datetime]
+) -> dict[str, Attempts]:
+    """For each key of `since`, the runs of the job over it that ended at that time or later.
+
+    Args:
+        partitions: all keys, in the order in which they were added.
+        since: when counting begins, aware of its time zone; keys that are not in it are not counted.
+    """
+    if not since:
+        return {}
+    positions = _positions(partitions)
+    counted = dict.fromkeys(since, Attempts())
+    earliest = min(since.values()) - timedelta(minutes=1)
+    filters = dg.RunsFilter(job_name=job_name, statuses=list(ENDED), updated_after=earliest)
+    for record in _records(instance, filters):
+        has_failed = record.dagster_run.status in FAILED
+        for key in covered(record.dagster_run.tags, partitions, positions):
+            if key in since and _ended_at(record) >= since[key].timestamp():
+                counted[key] = Attempts(counted[key].failed + has_failed, counted[key].ended + 1)
+    return counted
+
+
+def failed_attempts(
+    instance: dg.DagsterInstance, job_name: str, partitions: Sequence[str], since: Mapping[str, datetime]
+) -> dict[str, int]:
+    """How often runs of the job over each key of `since` failed or were cancelled from that time on."""
+    return {key: counted.failed for key, counted in attempts(instance, job_name, partitions, since).items()}
+
+
+def covered(
+    tags: Mapping[str, str], partitions: Sequence[str], positions: Mapping[str, int] | None = None
+) -> Sequence[str]:
+    """The partitions that a run with these tags covers; of a range whose ends are gone, none.
+
+    Args:
+        positions: index of each partition, where the caller has it already.
+    """
+    if PARTITION_TAG in tags:
+        return [tags[PARTITION_TAG]]
+    where = _positions(partitions) if positions is None else positions
+    first, last = where.get(tags.get(RANGE_START_TAG, "")), where.get(tags.get(RANGE_END_TAG, ""))
+    return [] if first is None or last is None else partitions[first : last + 1]
+
+
+def _positions(partitions: Sequence[str]) -> dict[str, int]:
+    return {key: position for position, key in enumerate(partitions)}
+
+
+def _records(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.RunRecord]:
+    cursor = None
+    while records := instance.get_run_records(filters, limit=PAGE, cursor=cursor):
+        yield from records
+        if len(records) < PAGE:
+            return
+        cursor = records[-1].dagster_run.run_id
+
+
+def _ended_at(record: dg.RunRecord) -> float:
+    """Seconds since the epoch; a run that never started has no end time, only its last change."""
+    return record.end_time if record.end_time is not None else record.update_timestamp.timestamp()

@@ -1,0 +1,48 @@
+"""Dagster runs across a stop of the platform.
+
+A run that the platform's stop interrupts is canceled by it and not failed, and a run whose process was
+killed together with the platform must not stay `STARTED` for ever: the sensors leave alone what an open
+run covers, and Dagster's run monitoring cannot see that a local process is gone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from resources.workspace import Workspace
+
+# Set on a run by the launcher, so not on runs of `dagster asset materialize`, which have their own process.
+LAUNCHED_TAG = ".dagster/grpc_info"
+OPEN = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+STOPPED = "The platform was stopped; what this run covers is planned again at its next start."
+LEFT = "The platform ended before this run did; what it covers is planned again."
+
+
+def cancel_open_runs(workspace: Workspace) -> int:
+    """Mark open runs as being canceled, before their processes are interrupted; their number."""
+    with _instance(workspace) as instance:
+        runs = [run for run in _open_runs(instance) if run.status != dg.DagsterRunStatus.CANCELING]
+        for run in runs:
+            instance.report_run_canceling(run, STOPPED)
+    return len(runs)
+
+
+def close_left_runs(workspace: Workspace) -> int:
+    """Mark open runs as canceled, when none of their processes is left; their number."""
+    with _instance(workspace) as instance:
+        runs = _open_runs(instance)
+        for run in runs:
+            instance.report_run_canceled(run, LEFT)
+    return len(runs)
+
+
+def _open_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    runs = instance.get_runs(dg.RunsFilter(statuses=OPEN))
+    return [run for run in runs if LAUNCHED_TAG in run.tags]
+
+
+@contextmanager
+def _instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.from_config(str(workspace.dagster)) as instance:
+        yield instance

@@ -1,0 +1,159 @@
+"""`gpu-assets queue` as it is typed, on a real home with a real Dagster instance."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from gpu_assets.cli.queue import human_age, human_size, queue_app
+from gpu_assets.datasets.intake import take_in
+from gpu_assets.datasets.records import find_dataset, sidecar_sha256, write_refusal
+from resources.workspace import Workspace
+
+Queue = Callable[..., Result]
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return lambda *arguments: CliRunner().invoke(queue_app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x"}\n')
+    return path
+
+
+@pytest.fixture
+def key(workspace: Workspace, queue: Queue, file: Path) -> str:
+    assert queue("add", file).exit_code == 0
+    (key,) = take_in(workspace, validated=(), open_keys=(), pause=lambda _: None).taken_in
+    return key
+
+
+@pytest.fixture
+def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
+    """The home's own instance, as `gpu-assets up` leaves it."""
+    (workspace.dagster / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with dg.DagsterInstance.from_config(str(workspace.dagster)) as instance:
+        yield instance
+
+
+def materialize(instance: dg.DagsterInstance, asset: str, key: str, **metadata: int) -> None:
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(asset, partition=key, metadata={f"dagster/{name}": n for name, n in metadata.items()})
+    )
+
+
+def listed(queue: Queue) -> dict[str, object]:
+    result = queue("list", "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.output)["datasets"]
+    return row
+
+
+def test_a_home_that_does_not_exist_has_an_empty_queue(queue: Queue) -> None:
+    result = queue("list")
+
+    assert result.exit_code == 0
+    assert "no dataset was taken in yet" in result.output
+
+
+def test_an_added_file_is_listed_in_the_inbox_and_then_as_a_dataset(
+    workspace: Workspace, queue: Queue, file: Path
+) -> None:
+    added = queue("add", file, "--priority", "high")
+    assert (added.exit_code, added.output.strip()) == (0, str(workspace.inbox / "high" / "a.jsonl"))
+    assert "in the inbox, not taken in yet: 1 (high/a.jsonl)" in queue("list").output.replace("\n", " ")
+
+    (key,) = take_in(workspace, validated=(), open_keys=(), pause=lambda _: None).taken_in
+
+    row = listed(queue)
+    assert (row["key"], row["priority"], row["state"], row["size_bytes"]) == (key, "high", "waiting", 14)
+
+
+def test_states_and_rows_come_from_the_homes_instance(queue: Queue, key: str, instance: dg.DagsterInstance) -> None:
+    instance.add_dynamic_partitions("datasets", [key])
+    assert listed(queue)["state"] == "waiting"
+
+    materialize(instance, "validated_datasets", key, row_count=7)
+    materialize(instance, "validated_datasets", key, row_count=8)
+    row = listed(queue)
+    assert (row["state"], row["rows"]) == ("validated", 8)
+
+    materialize(instance, "checkpoints", key)
+    assert listed(queue)["state"] == "trained"
+
+
+def test_the_table_shows_key_state_and_sentence(workspace: Workspace, queue: Queue, key: str) -> None:
+    write_refusal(workspace.datasets / key, "no schema [fits]", {}, sidecar_sha256(workspace.datasets / key))
+
+    output = queue("list").output
+
+    assert key in output
+    assert "refused" in output
+    assert "no schema" in output and "[fits]" in output
+    assert "states are from files only" in output
+
+
+def test_a_schema_makes_a_sidecar(workspace: Workspace, queue: Queue, file: Path) -> None:
+    assert queue("add", file, "--schema", "completion_v1").exit_code == 0
+
+    assert json.loads((workspace.inbox / "a.jsonl.meta.json").read_text()) == {"schema_id": "completion_v1"}
+
+
+def test_a_priority_is_set(workspace: Workspace, queue: Queue, key: str) -> None:
+    result = queue("set-priority", key, "low")
+
+    assert (result.exit_code, result.output) == (0, f"{key}: priority low\n")
+    assert find_dataset(workspace, key).priority == "low"
+
+
+def test_a_retry_removes_the_refusal(workspace: Workspace, queue: Queue, key: str) -> None:
+    write_refusal(workspace.datasets / key, "no", {}, None)
+
+    assert queue("retry", key).exit_code == 0
+    assert not (workspace.datasets / key / "refusal.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("retry", "nobody"), "no dataset has the key 'nobody'"),
+        (("set-priority", "nobody", "high"), "no dataset has the key 'nobody'"),
+        (("set-priority", "nobody", "urgent"), "'urgent' is not one of"),
+        (("add", "nowhere.jsonl"), "nowhere.jsonl is not there"),
+        (("add", "x" * 300 + ".jsonl"), "File name too long"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence_and_exit_code_2(queue: Queue, arguments, sentence: str) -> None:
+    result = queue(*arguments)
+
+    assert result.exit_code == 2
+    assert sentence in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_trained_dataset_is_left_alone(queue: Queue, key: str, instance: dg.DagsterInstance) -> None:
+    materialize(instance, "checkpoints", key)
+
+    for arguments in (("set-priority", key, "high"), ("retry", key)):
+        result = queue(*arguments)
+        assert result.exit_code == 2
+        assert "was trained already" in result.output
+
+
+def test_sizes_and_ages_are_shown_in_their_largest_unit() -> None:
+    assert [human_size(size) for size in (0, 1023, 1536, 2**20, 5 * 2**30)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "1.0 MiB",
+        "5.0 GiB",
+    ]
+    assert [human_age(seconds) for seconds in (-1, 59, 60, 7200, 200_000)] == ["0 s", "59 s", "1 min", "2 h", "2 d"]

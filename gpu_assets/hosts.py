@@ -78,8 +78,11 @@ class HostRegistry(_Entry):
 
     @model_validator(mode="after")
     def _defaults_exist(self) -> "HostRegistry":
-        for field, role in (("default_trainer", "trainer"), ("default_inference", "inference")):
-            host_id = getattr(self, field)
+        defaults: tuple[tuple[str, str, Role], ...] = (
+            ("default_trainer", self.default_trainer, "trainer"),
+            ("default_inference", self.default_inference, "inference"),
+        )
+        for field, host_id, role in defaults:
             if host_id not in self.hosts:
                 raise ValueError(f"{field} is {host_id!r}, which is not in hosts: {sorted(self.hosts)}")
             if not self.hosts[host_id].plays(role):

@@ -260,7 +260,9 @@ def _explain(error: ValidationError, source: str) -> str:
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "settings"
-        seen = "" if problem["type"] in ("extra_forbidden", "missing", "value_error") else f" (value {problem['input']!r})"
+        seen = (
+            "" if problem["type"] in ("extra_forbidden", "missing", "value_error") else f" (value {problem['input']!r})"
+        )
         what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
         lines.append(f"{where}: {what}{seen}")
     return f"{source} or the environment: " + "; ".join(lines)

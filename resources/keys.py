@@ -49,7 +49,7 @@ def key_file(settings: Settings) -> Path:
 def _kept_keys(path: Path) -> InferenceKeys:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = {"read": secrets.token_urlsafe(32), "admin": secrets.token_urlsafe(32)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(new, file)

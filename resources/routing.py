@@ -9,8 +9,6 @@ HOST_TAG = "gpu/host"
 Role = Literal["trainer", "inference"]
 
 
-
-
 @dataclass(frozen=True)
 class Routing:
     """Roles to hosts, as hosts.json says."""

@@ -101,7 +101,9 @@ def _watch(
                 break
             time.sleep(LOOK_EVERY_S)
     if progress.failures:
-        console.print(f"failed runs: {', '.join(progress.failures)}; see {supervisor.urls['dagster']}/runs", style="red")
+        console.print(
+            f"failed runs: {', '.join(progress.failures)}; see {supervisor.urls['dagster']}/runs", style="red"
+        )
     return progress
 
 
@@ -184,7 +186,16 @@ def _stage_text(progress: LoopProgress, seconds: float) -> Text:
 def checkpoint_table(progress: LoopProgress) -> Table:
     """A row a checkpoint, in the order of training."""
     table = Table(title="checkpoints")
-    for column in ("checkpoint", "step", "loss", "held-out accuracy", "95 % interval", "rank", "deployed", "s to serving"):
+    for column in (
+        "checkpoint",
+        "step",
+        "loss",
+        "held-out accuracy",
+        "95 % interval",
+        "rank",
+        "deployed",
+        "s to serving",
+    ):
         table.add_column(column, justify="left" if column == "checkpoint" else "right")
     for row in progress.rows:
         table.add_row(*_cells(row, progress))

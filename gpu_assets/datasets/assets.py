@@ -11,15 +11,21 @@ import dagster as dg
 import polars as pl
 
 from gpu_assets.base_model.describe import ensure_base_model
-
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, Dataset
-from gpu_assets.datasets.validate import Gates, GateRefused, ValidatedDataset, dataset_to_validate
-from gpu_assets.errors import PlatformError
+from gpu_assets.datasets.validate import (
+    GateRefused,
+    Gates,
+    ValidatedDataset,
+    dataset_to_validate,
+    problem_keys,
+)
+from gpu_assets.errors import EvaluationInvalid, PlatformError
 from gpu_assets.rendering import Renderer
 from resources.events import record_check, record_materialization
 from resources.platform import Platform
 from resources.plots import histogram, markdown_picture
 from resources.routing import Routing
+from serving.skills import binary
 
 DATASETS = dg.DynamicPartitionsDefinition(name=DATASETS_PARTITIONS)
 GROUP = "datasets"
@@ -29,7 +35,6 @@ GATES = {"spec": ("spec_gate", "datasets"), "content": ("content_gate", "validat
 
 def build(routing: Routing) -> list[dg.AssetsDefinition]:
     """The stage's assets, with the trainer's tag."""
-    common = {"partitions_def": DATASETS, "skippable": True, "tags": routing.tags("trainer")}
 
     @dg.multi_asset(
         name="gates",
@@ -39,26 +44,33 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
                 "datasets",
                 description="An inbox file and its sidecar, taken in: an immutable copy under its content's hash.",
                 kinds={"jsonl"},
-                **common,
+                partitions_def=DATASETS,
+                skippable=True,
+                tags=routing.tags("trainer"),
             ),
             dg.AssetSpec(
                 "validated_datasets",
                 description="Accepted rows as Parquet; rejected rows, with line number and reason, in quarantine.",
                 deps=["datasets", "base_model"],
                 kinds={"polars", "parquet"},
-                **common,
+                partitions_def=DATASETS,
+                skippable=True,
+                tags=routing.tags("trainer"),
             ),
         ],
         check_specs=[
             dg.AssetCheckSpec("spec_gate", asset="datasets", description="The file's schema is a known one."),
             dg.AssetCheckSpec("content_gate", asset="validated_datasets", description="Its rows are fit to train on."),
+            dg.AssetCheckSpec(
+                "disjoint_from_evaluation",
+                asset="validated_datasets",
+                description="No accepted row asks a problem that is reserved for evaluation.",
+            ),
         ],
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
-    def gates(
-        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
-    ) -> Iterator[dg.AssetCheckResult]:
+    def gates(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         refused: dict[str, str] = {}
         both = _gates(platform)
         for key in context.partition_keys:
@@ -100,6 +112,7 @@ def _take_in_one(context: dg.AssetExecutionContext, platform: Platform, gates: G
         raise
     for gate, asset in GATES.values():
         record_check(context, asset, gate, key, passed=True, description=validated.headline, metadata={})
+    _check_disjoint(context, validated)
     seconds = time.monotonic() - begun
     record_materialization(
         context,
@@ -108,6 +121,27 @@ def _take_in_one(context: dg.AssetExecutionContext, platform: Platform, gates: G
         data_version=validated.rows_sha256,
         metadata=_describe_validated(validated, seconds),
     )
+
+
+def _check_disjoint(context: dg.AssetExecutionContext, validated: ValidatedDataset) -> None:
+    """Count reserved problems in what was really written.
+
+    Raises:
+        EvaluationInvalid: if there is one: the content gate let it through.
+    """
+    keys = problem_keys(validated.rows_path)
+    leaked = sorted(key for key in keys if binary.is_held_out(key))
+    record_check(
+        context,
+        "validated_datasets",
+        "disjoint_from_evaluation",
+        validated.key,
+        passed=not leaked,
+        description=f"{len(keys)} problems, {len(leaked)} of them reserved",
+        metadata={"num_problems": len(keys), "leaked": dg.MetadataValue.json(leaked[:20])},
+    )
+    if leaked:
+        raise EvaluationInvalid(f"{validated.key} holds {len(leaked)} reserved problems, such as {leaked[0]}")
 
 
 def _failure(refused: dict[str, str], files: int) -> dg.Failure:

@@ -131,7 +131,8 @@ class Gates:
             "kind": "refusal",
             "sentence": sentence,
             "data": str(dataset.data_path),
-            "next_step": "drop a corrected sidecar or file into the inbox, or run: gpu-assets queue retry " + dataset.key,
+            "next_step": "drop a corrected sidecar or file into the inbox, or run: gpu-assets queue retry "
+            + dataset.key,
             "at": utc_now(),
         }
         write_json(folder / REASON_FILE, reason)
@@ -149,14 +150,16 @@ def read_validated(workspace: Workspace, key: str) -> ValidatedDataset:
     return _read(workspace.datasets / key / "validated", key)
 
 
+def problem_keys(rows_path: Path) -> frozenset[str]:
+    """The skill problems in the accepted rows of one validated dataset."""
+    metadata = pl.scan_parquet(rows_path).select(pl.col("metadata").str.json_path_match("$.problem_key")).collect()
+    return frozenset(key for key in metadata["metadata"].unique() if key is not None)
+
+
 def trained_problem_keys(workspace: Workspace) -> frozenset[str]:
     """The skill problems in all accepted rows of all validated datasets."""
-    files = [str(path) for path in workspace.datasets.glob(f"*/validated/{ROWS_FILE}")]
-    keys: set[str] = set()
-    for file in files:
-        metadata = pl.scan_parquet(file).select(pl.col("metadata").str.json_path_match("$.problem_key")).collect()
-        keys.update(key for key in metadata["metadata"].unique() if key is not None)
-    return frozenset(keys)
+    files = workspace.datasets.glob(f"*/validated/{ROWS_FILE}")
+    return frozenset().union(*(problem_keys(file) for file in files))
 
 
 def dataset_to_validate(workspace: Workspace, key: str) -> Dataset:

@@ -72,7 +72,9 @@ def deploy(
         decided_at=decided_at.isoformat(timespec="milliseconds"),
         verified_at=verified_at.isoformat(timespec="milliseconds"),
         decision_to_verified_s=round(time.monotonic() - begun, 3),
-        checkpoint_to_verified_s=round((verified_at - datetime.fromisoformat(checkpoint.created_at)).total_seconds(), 1),
+        checkpoint_to_verified_s=round(
+            (verified_at - datetime.fromisoformat(checkpoint.created_at)).total_seconds(), 1
+        ),
     )
     deployment.write(workspace)
     return deployment

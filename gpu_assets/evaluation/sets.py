@@ -6,7 +6,15 @@ from pathlib import Path
 
 from gpu_assets.errors import ArtifactInvalid, EvaluationInvalid
 from gpu_assets.evaluation.records import EVALUATION_SET_KIND, EvaluationItem, EvaluationSet
-from resources.artifacts import MANIFEST_FILE, is_complete, publishing, read_manifest, sha256_file, sha256_json, write_json
+from resources.artifacts import (
+    MANIFEST_FILE,
+    is_complete,
+    publishing,
+    read_manifest,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from resources.workspace import Workspace
 from serving.skills import binary
 

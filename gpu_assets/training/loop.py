@@ -175,9 +175,7 @@ def _optimizer_step(run: _Run, batches: Sequence[Batch], rate: float, max_grad_n
         tensors = collate([sequences[index] for index in batch], run.layout, run.pad_id)
         device = run.accelerator.device
         with run.accelerator.autocast():
-            loss = run.loss(
-                tensors.ids_BT.to(device), tensors.positions_BT.to(device), tensors.targets_BT.to(device)
-            )
+            loss = run.loss(tensors.ids_BT.to(device), tensors.positions_BT.to(device), tensors.targets_BT.to(device))
         run.accelerator.backward(loss / supervised)
         total += loss.item()
         for index in batch:
@@ -228,9 +226,7 @@ def _finish(run: _Run, plan: TrainingPlan, work: Path, resumed_from: int | None)
         loss_curve=tuple(_curve(losses, first_step=plan.parent.step)),
         tokens=run.samples.tokens,
         rows_seen=run.samples.num_rows,
-        padding_share=padding_share(
-            [batch for step in run.steps for batch in step], run.samples.lengths, run.layout
-        ),
+        padding_share=padding_share([batch for step in run.steps for batch in step], run.samples.lengths, run.layout),
         seconds=run.progress.seconds,
         resumed_from_step=resumed_from,
         device=str(run.accelerator.device),

@@ -68,8 +68,5 @@ def collate(samples: Sequence[Sample], layout: Layout, pad_id: int) -> Tensors:
 def _shifted(sample: Sample) -> tuple[list[int], list[int], list[int]]:
     """Ids, positions and next-token targets; the last position predicts nothing."""
     ids = list(sample.ids)
-    targets = [
-        token if supervised else -100
-        for token, supervised in zip(ids[1:], sample.supervised[1:], strict=True)
-    ]
+    targets = [token if supervised else -100 for token, supervised in zip(ids[1:], sample.supervised[1:], strict=True)]
     return ids, list(range(len(ids))), [*targets, -100]

@@ -41,7 +41,7 @@ def load_engine(folder: ModelFolder, serving: Serving) -> "TransformersEngine":
     Raises:
         ArtifactInvalid: if the weights do not load, or are not those of the architecture.
     """
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()
     cuda = torch.cuda.is_available()
     if not cuda:  # the event loop and the machine's other processes need the other half
         torch.set_num_threads(min(torch.get_num_threads(), max(1, len(os.sched_getaffinity(0)) // 2)))
@@ -166,9 +166,7 @@ def _end_ids(folder: ModelFolder, model: PreTrainedModel) -> list[int]:
 
 def _manager(model: PreTrainedModel, end_ids: list[int], serving: Serving) -> Any:
     on_cpu = model.device.type == "cpu"
-    generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False, eos_token_id=end_ids, max_new_tokens=1
-    )
+    generation_config = GenerationConfig(do_sample=False, eos_token_id=end_ids, max_new_tokens=1)
     manager: Any = model.init_continuous_batching(  # type: ignore[operator]
         generation_config=generation_config,
         continuous_batching_config=ContinuousBatchingConfig(

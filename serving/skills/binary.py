@@ -62,7 +62,12 @@ class Problem:
 
 
 def is_held_out(problem_key: str) -> bool:
-    """Whether a problem is reserved for evaluation: a pure function of its key."""
+    """Whether a problem is reserved for evaluation: a pure function of its key.
+
+    Keys of other skills are not this one's to reserve.
+    """
+    if not problem_key.startswith(f"{SKILL_ID}:"):
+        return False
     digest = hashlib.sha256(problem_key.encode()).digest()
     return int.from_bytes(digest[:8]) < HELD_OUT_SHARE * 2**64
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from gpu_assets.base_model.tiny import CHAT_TEMPLATE, build_tokenizer
 from gpu_assets.rendering import Renderer
 from gpu_assets.rendering.profiles import get_profile
 from gpu_assets.settings import Validation
-from gpu_assets.base_model.tiny import CHAT_TEMPLATE, build_tokenizer
 from validators import DATASET_SPECS, DataValidator, Limits, Validated
 
 HELD_OUT_KEY = "binary:add:1:2"

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
+from gpu_assets.base_model.tiny import build_tokenizer
 from gpu_assets.errors import DatasetInvalid
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Hyperparams, Validation
-from gpu_assets.base_model.tiny import build_tokenizer
 from serving.skills.binary import is_held_out, problems, question, training_row, worked_answer
 from validators import DataValidator, Level, Limits, Rule, SpecValidator
 

@@ -21,8 +21,7 @@ def get_profile(name: str) -> DataProfile:
         return PROFILES[name]
     except KeyError:
         raise RenderingError(
-            f"profile {name!r} is not registered; known profiles: {sorted(PROFILES)}. "
-            "Set profile.name in config.json."
+            f"profile {name!r} is not registered; known profiles: {sorted(PROFILES)}. Set profile.name in config.json."
         ) from None
 
 

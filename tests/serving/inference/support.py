@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import openai
 
+from gpu_assets.base_model.tiny import write_tiny_model
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import PROJECT_ROOT
-from gpu_assets.base_model.tiny import write_tiny_model
 from resources.artifacts import weights_sha256, write_json
 from resources.services import InferenceClient
 from serving.inference.engine import EngineStats, EngineStopped, Generation, Tokens
@@ -26,6 +26,9 @@ from serving.inference.loader import ModelFolder
 
 READ_KEY, ADMIN_KEY = "read-key-of-the-tests", "admin-key-of-the-tests"
 START_TIMEOUT_S = 60
+CHAT = "/v1/chat/completions"
+QUESTION: list[Any] = [{"role": "user", "content": "add ①⓪ and ①"}]
+VALID: dict[str, Any] = {"model": "champion", "messages": QUESTION, "max_tokens": 4, "temperature": 0}
 
 
 def write_talkative_model(folder: Path, seed: int) -> None:
@@ -186,3 +189,13 @@ class ScriptedEngine:
 def change_json(path: Path, **changes: Any) -> None:
     """Overwrite keys of a JSON file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    """The error object, and nothing beside it."""
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["error"]["message"]
+    error: dict[str, Any] = body["error"]
+    return error

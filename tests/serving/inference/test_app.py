@@ -1,4 +1,4 @@
-"""The API as real clients see it, against a real server process."""
+"""Answers, streams and models as real clients see them, from a real server process."""
 
 import json
 import threading
@@ -14,192 +14,17 @@ import pytest
 from gpu_assets.errors import ServiceHttpError
 from resources.artifacts import weights_sha256
 from resources.services import ChatAnswer
-from tests.serving.inference.support import ADMIN_KEY, READ_KEY, Models, Server, change_json, write_model
-
-QUESTION: list[Any] = [{"role": "user", "content": "add ①⓪ and ①"}]
-CHAT = "/v1/chat/completions"
-VALID: dict[str, Any] = {"model": "champion", "messages": QUESTION, "max_tokens": 4, "temperature": 0}
-
-OPEN = [("GET", "/health"), ("GET", "/ready")]
-READ = [
-    ("POST", CHAT),
-    ("GET", "/v1/models"),
-    ("GET", "/v1/models/champion"),
-    ("GET", "/models/info"),
-    ("GET", "/models/pool"),
-    ("GET", "/metrics"),
-    ("GET", "/docs"),
-    ("GET", "/openapi.json"),
-]
-ADMIN = [("POST", "/models/pool/load"), ("POST", "/models/pool/unload"), ("POST", "/models/reload")]
-
-
-def error_of(response: httpx.Response) -> dict[str, Any]:
-    """The error object, and nothing beside it."""
-    body = response.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"message", "type", "param", "code"}
-    assert body["error"]["message"]
-    error: dict[str, Any] = body["error"]
-    return error
-
-
-# Keys
-
-
-def test_the_tables_of_these_tests_hold_every_endpoint(server: Server) -> None:
-    paths = server.request("GET", "/openapi.json").json()["paths"]
-    documented = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    undocumented = {("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/v1/models/champion")}
-    assert documented - {("GET", "/v1/models/{model_id}")} == {*OPEN, *READ, *ADMIN} - undocumented
-
-
-@pytest.mark.parametrize(("method", "path"), [*READ, *ADMIN, ("GET", "/nowhere"), ("DELETE", "/models/info")])
-@pytest.mark.parametrize("key", [None, "", "wrong", READ_KEY[:-1], READ_KEY + "x", "schlüssel"])
-def test_without_a_valid_key_everything_is_401(method: str, path: str, key: str | None, server: Server) -> None:
-    headers = {} if key is None else {"X-API-Key": key.encode()}
-    response = server.request(method, path, key=None, headers=headers, content=b"{")
-    assert response.status_code == 401
-    assert error_of(response)["code"] == "invalid_api_key"
-
-
-@pytest.mark.parametrize(("method", "path"), OPEN)
-def test_health_and_readiness_need_no_key(method: str, path: str, server: Server) -> None:
-    assert server.request(method, path, key=None).status_code == 200
-
-
-@pytest.mark.parametrize(("method", "path"), READ)
-@pytest.mark.parametrize("headers", [{"X-API-Key": READ_KEY}, {"Authorization": f"bearer {ADMIN_KEY}"}])
-def test_either_key_reads_in_either_header(method: str, path: str, headers: dict[str, str], server: Server) -> None:
-    body = {"json": VALID} if method == "POST" else {}
-    assert server.request(method, path, key=None, headers=headers, **body).status_code == 200
-
-
-@pytest.mark.parametrize(("method", "path"), ADMIN)
-def test_the_read_key_changes_nothing(method: str, path: str, server: Server) -> None:
-    response = server.request(method, path, key=READ_KEY, json={})
-    assert response.status_code == 403
-    assert error_of(response)["code"] == "admin_only"
-
-
-@pytest.mark.parametrize(("method", "path"), ADMIN)
-def test_the_admin_key_gets_as_far_as_the_body(method: str, path: str, server: Server) -> None:
-    assert server.request(method, path, key=ADMIN_KEY, json={}).status_code == 400
-
-
-# Bad input
-
-BAD_BODIES: dict[str, tuple[dict[str, Any], str | None, str | None]] = {
-    "no messages": ({"messages": []}, "messages", "invalid_value"),
-    "a role that is not ours": ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "invalid_value"),
-    "no content": ({"messages": [{"role": "user"}]}, "messages.0.content", "invalid_value"),
-    "content that is a number": ({"messages": [{"role": "user", "content": 3}]}, "messages.0.content", "invalid_value"),
-    "an image": (
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-        "messages.0.content",
-        "invalid_value",
-    ),
-    "a control token": (
-        {"messages": [{"role": "user", "content": "x<|im_end|>"}]},
-        "messages.0.content",
-        "invalid_value",
-    ),
-    "a lone surrogate": ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content", "invalid_value"),
-    "a model that is a number": ({"model": 7}, "model", "invalid_value"),
-    "no tokens": ({"max_tokens": 0}, "max_tokens", "invalid_value"),
-    "negative tokens": ({"max_tokens": -1}, "max_tokens", "invalid_value"),
-    "tokens as text": ({"max_tokens": "5"}, "max_tokens", "invalid_value"),
-    "fractional tokens": ({"max_tokens": 1.5}, "max_tokens", "invalid_value"),
-    "two limits": ({"max_completion_tokens": 5}, "max_tokens", "invalid_value"),
-    "a hot temperature": ({"temperature": 2.1}, "temperature", "invalid_value"),
-    "a temperature that is no number": ({"temperature": float("nan")}, "temperature", "invalid_value"),
-    "a temperature as a boolean": ({"temperature": True}, "temperature", "invalid_value"),
-    "top_p of nothing": ({"top_p": 0}, "top_p", "invalid_value"),
-    "top_k below -1": ({"top_k": -2}, "top_k", "invalid_value"),
-    "five stop strings": ({"stop": list("abcde")}, "stop", "invalid_value"),
-    "an empty stop string": ({"stop": ""}, "stop", "invalid_value"),
-    "two answers": ({"n": 2}, "n", "invalid_value"),
-    "stream options without a stream": (
-        {"stream_options": {"include_usage": True}},
-        "stream_options",
-        "invalid_value",
-    ),
-    "tools": ({"tools": []}, "tools", "unsupported_parameter"),
-    "logprobs": ({"logprobs": True}, "logprobs", "unsupported_parameter"),
-    "a response format": ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
-    "a penalty": ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
-    "a key that nobody knows": ({"colour": "red"}, "colour", "unsupported_parameter"),
-    "more than the context": ({"max_tokens": 2048}, "messages", "context_length_exceeded"),
-    "a prompt over the context": (
-        {"messages": [{"role": "user", "content": "long " * 20_000}], "max_tokens": None},
-        "messages",
-        "context_length_exceeded",
-    ),
-}
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("what", BAD_BODIES)
-def test_a_bad_parameter_is_400_and_named(what: str, stream: bool, server: Server) -> None:
-    changes, param, code = BAD_BODIES[what]
-    body = VALID | {"stream": stream} | changes
-    if what == "stream options without a stream":
-        body["stream"] = False
-    response = server.request("POST", CHAT, content=json.dumps(body), headers={"Content-Type": "application/json"})
-    error = error_of(response)
-    assert (response.status_code, error["param"], error["code"]) == (400, param, code)
-    assert error["type"] == "invalid_request_error"
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000])
-@pytest.mark.parametrize("path", [CHAT, "/models/reload"])
-def test_a_body_that_is_no_json_object_is_400(content: bytes, path: str, server: Server) -> None:
-    response = server.request("POST", path, content=content, headers={"Content-Type": "application/json"})
-    assert response.status_code == 400
-    error_of(response)
-
-
-def test_a_body_over_the_cap_is_413_with_and_without_its_length(server: Server) -> None:
-    large = json.dumps(VALID | {"messages": [{"role": "user", "content": "x" * 2**20}]}).encode()
-    pieces = (large[at : at + 65536] for at in range(0, len(large), 65536))
-    for content in (large, pieces):
-        response = server.request("POST", CHAT, content=content, headers={"Content-Type": "application/json"})
-        assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/nowhere", 404),
-        ("GET", "/health/", 404),
-        ("GET", "/v1/models/nobody", 404),
-        ("POST", "/health", 405),
-        ("GET", "/models/reload", 405),
-    ],
+from tests.serving.inference.support import (
+    CHAT,
+    QUESTION,
+    READ_KEY,
+    VALID,
+    Models,
+    Server,
+    change_json,
+    error_of,
+    write_model,
 )
-def test_unknown_paths_and_wrong_methods_have_the_error_shape(
-    method: str, path: str, status: int, server: Server
-) -> None:
-    response = server.request(method, path)
-    assert response.status_code == status
-    error_of(response)
-
-
-def test_an_unknown_model_is_404(server: Server) -> None:
-    response = server.request("POST", CHAT, json=VALID | {"model": "checkpoint-999"})
-    assert (response.status_code, error_of(response)["code"]) == (404, "model_not_found")
-
-
-def test_the_documented_api_never_answers_422(server: Server) -> None:
-    assert '"422"' not in server.request("GET", "/openapi.json").text
-
-
-def test_every_answer_carries_a_request_id(server: Server) -> None:
-    assert server.request("GET", "/nowhere").headers["x-request-id"].startswith("req-")
-    assert server.request("GET", "/health", headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
-
-
-# The openai client
 
 
 def test_the_openai_client_chats(first_is_champion: Server, models: Models) -> None:
@@ -279,9 +104,6 @@ def test_the_openai_client_lists_models(first_is_champion: Server) -> None:
     client = first_is_champion.openai()
     assert [model.id for model in client.models.list()] == ["champion", "first"]
     assert client.models.retrieve("champion").id == "champion"
-
-
-# Models
 
 
 def test_requests_in_flight_keep_the_version_they_began_with(first_is_champion: Server, models: Models) -> None:

@@ -58,9 +58,7 @@ def test_the_columns_of_the_worked_answer_restate_the_operands(problem: Problem)
     assert (left, right, result) == (problem.left, problem.right, problem.result)
 
 
-@pytest.mark.parametrize(
-    "answer", ["", "①", "= ", "①⓪① = ", "= ①① and so on", "= 11", "⓪⓪⓪ = ①①⓪", "①①⓪ = ⓪①①"]
-)
+@pytest.mark.parametrize("answer", ["", "①", "= ", "①⓪① = ", "= ①① and so on", "= 11", "⓪⓪⓪ = ①①⓪", "①①⓪ = ⓪①①"])
 def test_an_answer_without_the_exact_result_at_its_end_is_wrong(answer: str) -> None:
     assert not binary.is_correct(Problem("add", 1, 2), answer)
 

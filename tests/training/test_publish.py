@@ -1,0 +1,231 @@
+"""Publishing: one complete folder under the weights' name, and what is kept beside it."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from gpu_assets.base_model.records import BaseModel
+from gpu_assets.errors import ArtifactInvalid
+from gpu_assets.rendering import Renderer
+from gpu_assets.training.line import list_checkpoints, parent_at
+from gpu_assets.training.publish import (
+    OPTIMIZER_STATES_KEPT,
+    discard_work,
+    optimizer_of,
+    publish_checkpoint,
+    unfinished_datasets,
+    work_folder,
+)
+from gpu_assets.training.records import Checkpoint, TokenCount, TrainingOutcome, TrainingPlan
+from resources.artifacts import weights_sha256
+from resources.workspace import Workspace
+from tests.training.conftest import PlanFactory
+
+Publish = Callable[..., Checkpoint]
+OutcomeFactory = Callable[..., TrainingOutcome]
+
+
+@pytest.fixture
+def make_outcome(base: BaseModel, tmp_path: Path) -> OutcomeFactory:
+    """What training leaves behind, with weights that differ by `shift`."""
+
+    def make(steps: int = 15, shift: float = 0.0) -> TrainingOutcome:
+        work = tmp_path / f"work-{steps}-{shift}"
+        (work / "optimizer").mkdir(parents=True)
+        (work / "optimizer" / "optimizer.bin").write_text(f"state after {steps}, {shift}")
+        (work / "model").mkdir()
+        for name in ("config.json", "generation_config.json"):
+            shutil.copy(base.folder / name, work / "model" / name)
+        weights = load_file(base.folder / "model.safetensors")
+        weights["model.norm.weight"] += shift
+        save_file(weights, work / "model" / "model.safetensors", metadata={"format": "pt"})
+        return TrainingOutcome(
+            model_folder=work / "model",
+            optimizer_folder=work / "optimizer",
+            steps=steps,
+            loss=0.25,
+            loss_curve=((steps, 0.25),),
+            tokens=TokenCount(1_000, 400),
+            rows_seen=120,
+            padding_share=0.05,
+            seconds=1.5,
+            resumed_from_step=None,
+            device="cpu",
+        )
+
+    return make
+
+
+@pytest.fixture
+def publish(make_plan: PlanFactory, make_outcome: OutcomeFactory, base: BaseModel, workspace: Workspace) -> Publish:
+    """Publishes an outcome on the head of the line."""
+
+    def run(steps: int = 15, shift: float = 0.0) -> Checkpoint:
+        published = list_checkpoints(workspace)
+        plan = make_plan(parent=parent_at(base, published))
+        return publish_checkpoint(plan, make_outcome(steps, shift), workspace, published)
+
+    return run
+
+
+def test_the_name_says_the_step_and_the_weights_and_the_folder_holds_them(publish: Publish) -> None:
+    checkpoint = publish(steps=15)
+    assert checkpoint.name == checkpoint.folder.name == f"checkpoint-15-{checkpoint.weights_sha256[:8]}"
+    assert weights_sha256(checkpoint.folder) == checkpoint.weights_sha256
+
+
+def test_steps_add_up_along_the_line_and_sequences_count_publications(publish: Publish, workspace: Workspace) -> None:
+    first, second = publish(steps=9, shift=0.1), publish(steps=9_991, shift=0.2)
+    assert [(c.step, c.sequence) for c in list_checkpoints(workspace)] == [(9, 1), (10_000, 2)]
+    assert second.parent_sha256 == first.weights_sha256
+    assert second.base_weights_sha256 == first.base_weights_sha256
+    assert second.manifest["parent"] == {
+        "kind": "checkpoint",
+        "name": first.name,
+        "weights_sha256": first.weights_sha256,
+        "step": 9,
+    }
+
+
+def test_the_tokenizer_and_the_template_travel_from_the_parent(publish: Publish, base: BaseModel) -> None:
+    for checkpoint in (publish(shift=0.1), publish(shift=0.2)):
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            assert (checkpoint.folder / name).read_bytes() == (base.folder / name).read_bytes()
+        assert Renderer.load(checkpoint.folder, "plain").digest == base.renderer.digest
+        assert checkpoint.manifest["renderer"] == base.renderer.to_json()
+
+
+def test_a_published_checkpoint_is_a_folder_that_transformers_loads(publish: Publish) -> None:
+    model = AutoModelForCausalLM.from_pretrained(publish().folder, local_files_only=True)
+    assert type(model).__name__ == "Qwen3ForCausalLM"
+
+
+def test_no_optimizer_state_and_nothing_unnamed_is_in_what_is_deployed(publish: Publish) -> None:
+    assert {path.name for path in publish().folder.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "manifest.json",
+    }
+
+
+def test_the_manifest_says_what_was_trained_on_and_how(publish: Publish, make_plan: PlanFactory) -> None:
+    manifest, plan = publish().manifest, make_plan()
+    assert manifest["datasets"] == [{"key": "rows-0", "sha256": "sha-of-0-120", "rows": 120}]
+    assert manifest["hyperparams"] == plan.hyperparams.model_dump()
+    assert (manifest["plan_id"], manifest["config_sha256"]) == (plan.plan_id, plan.config_sha256)
+    assert (manifest["rows"], manifest["epochs"]) == (120, 1)
+    assert manifest["tokens"] == {"total": 1_000, "supervised": 400}
+    assert (manifest["loss"], manifest["loss_curve"]) == (0.25, [[15, 0.25]])
+    assert manifest["architecture"] == "Qwen3ForCausalLM"
+
+
+def test_a_failure_before_the_manifest_leaves_no_checkpoint(
+    make_plan: PlanFactory, make_outcome: OutcomeFactory, workspace: Workspace
+) -> None:
+    outcome = make_outcome()
+    (outcome.model_folder / "config.json").write_text("{")
+    with pytest.raises(json.JSONDecodeError):
+        publish_checkpoint(make_plan(), outcome, workspace, [])
+    assert list_checkpoints(workspace) == []
+    assert {path.name for path in workspace.checkpoints.iterdir()} == {".training"}
+
+
+def test_publishing_the_same_weights_again_gives_the_same_checkpoint(
+    make_plan: PlanFactory, make_outcome: OutcomeFactory, workspace: Workspace
+) -> None:
+    plan, outcome = make_plan(), make_outcome()
+    first = publish_checkpoint(plan, outcome, workspace, [])
+    again = publish_checkpoint(plan, outcome, workspace, [first])
+    assert again == first
+    assert again.sequence == 1
+
+
+def test_a_folder_of_that_name_without_a_manifest_is_not_overwritten(
+    make_plan: PlanFactory, make_outcome: OutcomeFactory, workspace: Workspace
+) -> None:
+    outcome = make_outcome()
+    squatter = workspace.checkpoints / f"checkpoint-15-{weights_sha256(outcome.model_folder)[:8]}"
+    squatter.mkdir()
+    with pytest.raises(ArtifactInvalid, match="exists without a manifest; move it away"):
+        publish_checkpoint(make_plan(), outcome, workspace, [])
+    assert list(squatter.iterdir()) == []
+
+
+def test_the_optimizer_states_of_the_last_checkpoints_are_kept_and_older_ones_removed(
+    publish: Publish, workspace: Workspace
+) -> None:
+    published = []
+    for number in range(4):
+        published.append(publish(shift=0.1 * (number + 1)))
+        kept = optimizer_of(published[-1].weights_sha256, workspace)
+        assert kept is not None and (kept / "optimizer.bin").is_file()
+        os.utime(kept, ns=(number, number))
+    states = [optimizer_of(checkpoint.weights_sha256, workspace) for checkpoint in published]
+    assert [state is not None for state in states] == [False, False, True, True]
+    assert OPTIMIZER_STATES_KEPT == 2
+
+
+# Resume points
+
+
+@pytest.fixture
+def unfinished(workspace: Workspace):
+    """A plan that was stopped after it wrote a resume point."""
+
+    def stop(plan: TrainingPlan, resume: str = "resume") -> Path:
+        folder = work_folder(plan, workspace)
+        (folder / resume).mkdir()
+        return folder
+
+    return stop
+
+
+def test_equal_plans_share_a_work_folder_and_others_have_their_own(
+    make_plan: PlanFactory, workspace: Workspace
+) -> None:
+    assert work_folder(make_plan(), workspace) == work_folder(make_plan(), workspace)
+    others = [make_plan(seed=1), make_plan(learning_rate=1e-4), make_plan(rows=60)]
+    assert len({work_folder(plan, workspace) for plan in (make_plan(), *others)}) == 4
+
+
+@pytest.mark.parametrize("resume", ["resume", "resume.old"])
+def test_a_plan_with_a_resume_point_is_unfinished(
+    resume: str, make_plan: PlanFactory, unfinished, workspace: Workspace
+) -> None:
+    unfinished(make_plan(), resume)
+    assert unfinished_datasets(workspace) == ["rows-0"]
+
+
+def test_a_plan_without_a_resume_point_is_not_waited_for(make_plan: PlanFactory, workspace: Workspace) -> None:
+    work_folder(make_plan(), workspace)
+    assert unfinished_datasets(workspace) == []
+
+
+def test_a_plan_from_another_parent_than_the_head_is_void(
+    make_plan: PlanFactory, unfinished, publish: Publish, base: BaseModel, workspace: Workspace
+) -> None:
+    unfinished(make_plan())
+    publish(shift=0.1)
+    assert unfinished_datasets(workspace) == []
+    unfinished(make_plan(parent=parent_at(base, list_checkpoints(workspace)), seed=1))
+    assert unfinished_datasets(workspace) == ["rows-1"]
+
+
+def test_discarding_removes_resume_points_and_keeps_optimizer_states(
+    make_plan: PlanFactory, unfinished, publish: Publish, workspace: Workspace
+) -> None:
+    checkpoint = publish()
+    folder = unfinished(make_plan())
+    discard_work(workspace)
+    assert not folder.exists()
+    assert optimizer_of(checkpoint.weights_sha256, workspace) is not None

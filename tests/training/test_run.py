@@ -1,0 +1,126 @@
+"""A training run: what is trained already is left, all else becomes one checkpoint."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpu_assets.base_model.records import BaseModel
+from gpu_assets.errors import DatasetInvalid, SettingsError
+from gpu_assets.settings import Settings
+from gpu_assets.training.line import list_checkpoints
+from gpu_assets.training.records import TrainingDataset
+from gpu_assets.training.run import TrainingResult, require_rows, run_training
+from resources.platform import Platform
+from resources.workspace import Workspace
+from tests.training.conftest import write_rows
+
+Run = Callable[..., TrainingResult]
+ROWS = 32
+STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Many small steps beside other processes: more threads than cores wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Callable[[int], TrainingDataset]:
+    return lambda seed: write_rows(tmp_path / f"{seed}.parquet", ROWS, seed)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def run(settings: Settings, base: BaseModel, said: list[str]) -> Run:
+    """Trains in batches of eight rows."""
+    hyperparams = settings.hyperparams.model_copy(update={"batch_size": ROWS // STEPS, "warmup_steps": 1})
+    platform = Platform(settings.model_copy(update={"hyperparams": hyperparams}))
+
+    def train(*datasets: TrainingDataset, **options) -> TrainingResult:
+        return run_training(platform, base, datasets, report=said.append, **options)
+
+    return train
+
+
+def snapshot(workspace: Workspace) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in workspace.checkpoints.rglob("*")}
+
+
+def test_several_datasets_become_one_checkpoint_that_names_them_all(run: Run, dataset, workspace: Workspace) -> None:
+    result = run(dataset(1), dataset(2))
+    (checkpoint,) = list_checkpoints(workspace)
+    assert result.by_dataset == {"rows-1": checkpoint, "rows-2": checkpoint}
+    assert result.trained == ("rows-1", "rows-2")
+    assert checkpoint.dataset_keys == ("rows-1", "rows-2")
+    assert (checkpoint.step, checkpoint.manifest["rows"]) == (2 * STEPS, 2 * ROWS)
+
+
+def test_the_next_run_goes_on_from_the_head_and_leaves_no_resume_point(run: Run, dataset, workspace: Workspace) -> None:
+    first, second = run(dataset(1)).by_dataset["rows-1"], run(dataset(2)).by_dataset["rows-2"]
+    assert second.parent_sha256 == first.weights_sha256
+    assert (first.step, second.step) == (STEPS, 2 * STEPS)
+    assert [path.name for path in workspace.training.iterdir()] == ["optimizers"]
+
+
+def test_what_is_trained_already_changes_nothing_and_is_said(
+    run: Run, dataset, workspace: Workspace, said: list[str]
+) -> None:
+    first = run(dataset(1))
+    before = snapshot(workspace)
+    again = run(dataset(1))
+    assert again.by_dataset == first.by_dataset
+    assert again.trained == ()
+    assert snapshot(workspace) == before
+    assert said[-1].startswith(f"rows-1 is trained already, in {first.by_dataset['rows-1'].name}")
+
+
+def test_of_several_only_the_new_ones_are_trained(run: Run, dataset) -> None:
+    first = run(dataset(1)).by_dataset["rows-1"]
+    result = run(dataset(1), dataset(2))
+    assert result.trained == ("rows-2",)
+    assert result.by_dataset["rows-1"] == first
+    assert result.by_dataset["rows-2"].dataset_keys == ("rows-2",)
+
+
+def test_retrain_trains_again_from_the_head(run: Run, dataset, workspace: Workspace) -> None:
+    first = run(dataset(1)).by_dataset["rows-1"]
+    again = run(dataset(1), retrain=True)
+    assert again.trained == ("rows-1",)
+    assert again.by_dataset["rows-1"].parent_sha256 == first.weights_sha256
+    assert [checkpoint.step for checkpoint in list_checkpoints(workspace)] == [STEPS, 2 * STEPS]
+
+
+def test_a_branch_goes_on_from_the_named_weights_and_becomes_the_head(run: Run, dataset, workspace: Workspace) -> None:
+    first = run(dataset(1)).by_dataset["rows-1"]
+    run(dataset(2))
+    branch = run(dataset(3), from_weights=first.weights_sha256).by_dataset["rows-3"]
+    assert (branch.parent_sha256, branch.step) == (first.weights_sha256, 2 * STEPS)
+    assert [checkpoint.sequence for checkpoint in list_checkpoints(workspace)] == [1, 2, 3]
+    assert run(dataset(4)).by_dataset["rows-4"].parent_sha256 == branch.weights_sha256
+
+
+def test_weights_of_no_checkpoint_are_refused_before_anything_is_written(
+    run: Run, dataset, workspace: Workspace
+) -> None:
+    before = snapshot(workspace)
+    with pytest.raises(SettingsError, match="has the weights ffffffff"):
+        run(dataset(1), from_weights="f" * 64)
+    assert snapshot(workspace) == before
+
+
+@pytest.mark.parametrize("rows", [(), (0, 0)])
+def test_nothing_to_train_on_is_refused(rows: tuple[int, ...]) -> None:
+    datasets = [TrainingDataset(f"empty-{index}", Path("rows"), "sha", count) for index, count in enumerate(rows)]
+    with pytest.raises(DatasetInvalid, match=r"there is nothing to train on in .* materialize validated_datasets"):
+        require_rows(datasets)
+    require_rows([TrainingDataset("full", Path("rows"), "sha", 1)])

@@ -9,7 +9,23 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from gpu_assets.errors import PlatformError, ServiceUnavailable
+
 DATA_VERSION_TAG = "dagster/data_version"
+SHOWN_FAULTS = 3
+PERMANENT_TAG = "gpu_assets/permanent_failure"
+"""On a run whose failure another try cannot mend."""
+
+
+def failure(context: dg.AssetExecutionContext, error: PlatformError) -> dg.Failure:
+    """The error as Dagster shows it, to be raised from it.
+
+    A service that does not answer may answer later; every other error of ours comes again until a
+    person changes something, so the run is tagged and the sensors do not try it three times.
+    """
+    if not isinstance(error, ServiceUnavailable):
+        context.instance.add_run_tags(context.run.run_id, {PERMANENT_TAG: type(error).__name__})
+    return dg.Failure(str(error), allow_retries=False)
 
 
 def record_materialization(
@@ -30,26 +46,29 @@ def record_materialization(
     context.log_event(event)
 
 
-def record_check(
-    context: dg.AssetExecutionContext,
-    asset: str,
-    check: str,
-    partition: str,
-    *,
-    passed: bool,
-    description: str,
-    metadata: Mapping[str, object],
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
-    blocking: bool = True,
-) -> None:
-    """Log the evaluation of one check on one partition."""
+def record_check(context: dg.AssetExecutionContext, asset: str, check: str, faults: Mapping[str, str | None]) -> None:
+    """Log a check's one evaluation in this run, over all partitions that it looked at.
+
+    Dagster keeps the last evaluation of a check a run, so a verdict a partition would hide all but one.
+
+    Args:
+        faults: partition to what is wrong with it, None where nothing is. Empty records nothing.
+    """
+    if not faults:
+        return
+    failed = {partition: fault for partition, fault in faults.items() if fault is not None}
     event = dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey(asset),
         check_name=check,
-        passed=passed,
-        metadata={"dataset": partition, **metadata},  # type: ignore[dict-item]
-        severity=severity,
-        description=description,
-        blocking=blocking,
+        passed=not failed,
+        metadata={
+            "passed": len(faults) - len(failed),
+            "failed": len(failed),
+            "faults": dg.MetadataValue.json(failed),
+            "partitions": dg.MetadataValue.json(list(faults)),
+        },
+        description="; ".join(f"{partition}: {fault}" for partition, fault in list(failed.items())[:SHOWN_FAULTS]),
+        severity=dg.AssetCheckSeverity.ERROR,
+        blocking=True,
     )
     context.log_event(event)

@@ -4,20 +4,22 @@ Level-triggered like all sensors here. `plan_judging` is pure; `build_judging_se
 it and requests runs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
 
-from gpu_assets.datasets.records import DATASETS_PARTITIONS
+from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, find_dataset, open_since
+from gpu_assets.errors import ServiceError
 from gpu_assets.training.line import list_checkpoints
 from resources.platform import Platform
-from sensors.runs import RANGE_END_TAG, RANGE_START_TAG, failed_attempts, open_partitions
+from resources.services import ServiceClient
+from sensors.runs import AD_HOC_JOB, RANGE_END_TAG, RANGE_START_TAG, failed_attempts, open_partitions
 
 TRAIN_JOB = "train"
-ATTEMPTS = 3
+HEALTH_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,22 @@ def _stretches(order: Sequence[str], checkpoint_of: Mapping[str, str], waits: Ab
         yield Stretch(checkpoint_of[current[0]], tuple(current))
 
 
-def build_judging_sensor(platform: Platform, job_name: str) -> dg.SensorDefinition:
-    """The sensor that starts judging runs."""
+def server_silence(platform: Platform) -> str | None:
+    """Why the inference server cannot score now, or None if it answers."""
+    settings = platform.settings
+    url = settings.hosts.url("inference", settings.hosts.host_id("inference"))
+    with ServiceClient("inference server", url, timeout_s=HEALTH_TIMEOUT_S, max_retries=0) as client:
+        try:
+            client.get("/health", dict)
+        except ServiceError as error:
+            return str(error)
+    return None
+
+
+def build_judging_sensor(
+    platform: Platform, job_name: str, silence: Callable[[Platform], str | None] = server_silence
+) -> dg.SensorDefinition:
+    """The sensor that starts judging runs, while the inference server is not silent."""
 
     @dg.sensor(
         name="judging_sensor",
@@ -71,25 +87,31 @@ def build_judging_sensor(platform: Platform, job_name: str) -> dg.SensorDefiniti
     def judging_sensor(context: dg.SensorEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         instance = context.instance
         order = list(instance.get_dynamic_partitions(DATASETS_PARTITIONS))
-        newer, since = _trained_after_scored(instance)
+        newer, since = _trained_after_scored(instance, platform)
         failures = failed_attempts(instance, job_name, order, since)
-        set_aside = {key for key, count in failures.items() if count >= ATTEMPTS}
+        set_aside = {key for key, count in failures.items() if count >= MAX_FAILURES}
         stretches = plan_judging(
             order,
             {key: name for key, name in _checkpoint_names(platform).items() if key in newer},
-            open_partitions(instance, [TRAIN_JOB, job_name], order),
+            open_partitions(instance, [TRAIN_JOB, job_name, AD_HOC_JOB], order),
             set_aside,
         )
         if not stretches:
-            tail = f"; set aside after {ATTEMPTS} failed runs: {', '.join(sorted(set_aside))}" if set_aside else ""
+            tail = (
+                f"; set aside after failed runs, until `gpu-assets queue retry KEY`: {', '.join(sorted(set_aside))}"
+                if set_aside
+                else ""
+            )
             return dg.SkipReason(f"no checkpoint waits for its score{tail}")
+        if (reason := silence(platform)) is not None:
+            return dg.SkipReason(f"{len(stretches)} checkpoints wait for their scores: {reason}")
         return [_request(stretch) for stretch in stretches]
 
     return judging_sensor
 
 
-def _trained_after_scored(instance: dg.DagsterInstance) -> tuple[set[str], dict[str, datetime]]:
-    """Partitions whose checkpoint is newer than their score, and when it was recorded."""
+def _trained_after_scored(instance: dg.DagsterInstance, platform: Platform) -> tuple[set[str], dict[str, datetime]]:
+    """Partitions whose checkpoint is newer than their score, and since when failures to score it count."""
     trained, scored = (
         instance.event_log_storage.get_latest_storage_id_by_partition(
             dg.AssetKey(name), dg.DagsterEventType.ASSET_MATERIALIZATION
@@ -97,7 +119,14 @@ def _trained_after_scored(instance: dg.DagsterInstance) -> tuple[set[str], dict[
         for name in ("checkpoints", "checkpoint_scores")
     )
     newer = {key for key, storage_id in trained.items() if storage_id > scored.get(key, -1)}
-    return newer, {key: _recorded_at(instance, key) for key in newer}
+    return newer, {key: max(_recorded_at(instance, key), _opened_at(platform, key)) for key in newer}
+
+
+def _opened_at(platform: Platform, key: str) -> datetime:
+    """When a person opened the dataset again; long ago where its folder is gone, which scoring does not need."""
+    if key not in dataset_keys(platform.workspace):
+        return datetime.fromtimestamp(0, UTC)
+    return open_since(find_dataset(platform.workspace, key))
 
 
 def _recorded_at(instance: dg.DagsterInstance, key: str) -> datetime:

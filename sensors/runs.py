@@ -4,11 +4,14 @@ A run names one partition in a tag, or the first and last of a range in the orde
 dynamic partitions were added. Knows nothing of what a job does.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import dagster as dg
+
+from gpu_assets.datasets.records import MAX_FAILURES
+from resources.events import PERMANENT_TAG
 
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
@@ -17,15 +20,14 @@ PRIORITY_TAG = "dagster/priority"
 PRIORITY_TAGS: dict[str, str] = {"high": "10", "normal": "0", "low": "-10"}
 AD_HOC_JOB = "__ASSET_JOB"
 """Dagster's name for the job of `dagster asset materialize` and of the UI's button."""
-FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-ENDED = (*FAILED, dg.DagsterRunStatus.SUCCESS)
+ENDED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS)
 OPEN = tuple(status for status in dg.DagsterRunStatus if status not in ENDED)
 PAGE = 500
 
 
 @dataclass(frozen=True)
 class Attempts:
-    """Runs over a partition that have ended: how many failed or were cancelled, and how many in all."""
+    """Runs over a partition that have ended: how many failed, and how many in all."""
 
     failed: int = 0
     ended: int = 0
@@ -51,13 +53,18 @@ def count_open_runs(instance: dg.DagsterInstance, job_name: str) -> int:
 
 
 def attempts(
-    instance: dg.DagsterInstance, job_name: str, partitions: Sequence[str], since: Mapping[str, datetime]
+    instance: dg.DagsterInstance,
+    job_name: str,
+    partitions: Sequence[str],
+    since: Mapping[str, datetime],
+    named: Callable[[dg.DagsterRun], Sequence[str]] = lambda run: (),
 ) -> dict[str, Attempts]:
     """For each key of `since`, the runs of the job over it that ended at that time or later.
 
     Args:
         partitions: all keys, in the order in which they were added.
         since: when counting begins, aware of its time zone; keys that are not in it are not counted.
+        named: the keys that a run names itself; where it names none, it is all that it covers.
     """
     if not since:
         return {}
@@ -66,18 +73,30 @@ def attempts(
     earliest = min(since.values()) - timedelta(minutes=1)
     filters = dg.RunsFilter(job_name=job_name, statuses=list(ENDED), updated_after=earliest)
     for record in _records(instance, filters):
-        has_failed = record.dagster_run.status in FAILED
-        for key in covered(record.dagster_run.tags, partitions, positions):
+        failed = _failures(record)
+        run = record.dagster_run
+        for key in named(run) or covered(run.tags, partitions, positions):
             if key in since and _ended_at(record) >= since[key].timestamp():
-                counted[key] = Attempts(counted[key].failed + has_failed, counted[key].ended + 1)
+                counted[key] = Attempts(counted[key].failed + failed, counted[key].ended + 1)
     return counted
 
 
 def failed_attempts(
-    instance: dg.DagsterInstance, job_name: str, partitions: Sequence[str], since: Mapping[str, datetime]
+    instance: dg.DagsterInstance,
+    job_name: str,
+    partitions: Sequence[str],
+    since: Mapping[str, datetime],
+    named: Callable[[dg.DagsterRun], Sequence[str]] = lambda run: (),
 ) -> dict[str, int]:
-    """How often runs of the job over each key of `since` failed or were cancelled from that time on."""
-    return {key: counted.failed for key, counted in attempts(instance, job_name, partitions, since).items()}
+    """How often runs of the job over each key of `since` failed from that time on; a canceled run did not fail."""
+    return {key: counted.failed for key, counted in attempts(instance, job_name, partitions, since, named).items()}
+
+
+def _failures(record: dg.RunRecord) -> int:
+    """What a run counts: a failure that another try cannot mend counts as often as would be tried."""
+    if record.dagster_run.status != dg.DagsterRunStatus.FAILURE:
+        return 0
+    return MAX_FAILURES if PERMANENT_TAG in record.dagster_run.tags else 1
 
 
 def covered(

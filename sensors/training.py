@@ -7,18 +7,25 @@ calls it and requests the run.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
-from gpu_assets.datasets.records import DATASETS_PARTITIONS, find_dataset, open_since
+from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, find_dataset, open_since
 from gpu_assets.datasets.validate import read_validated
 from gpu_assets.training.publish import unfinished_datasets
 from resources.platform import Platform
-from sensors.runs import PRIORITY_TAG, PRIORITY_TAGS, RANGE_END_TAG, RANGE_START_TAG, failed_attempts, open_partitions
+from sensors.runs import (
+    AD_HOC_JOB,
+    PRIORITY_TAG,
+    PRIORITY_TAGS,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    failed_attempts,
+    open_partitions,
+)
 
 TAKE_IN_JOB = "take_in"
-ATTEMPTS = 3
-"""Failed runs after which a dataset is set aside until `queue retry`."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +106,18 @@ def build_training_sensor(platform: Platform, job_name: str) -> dg.SensorDefinit
     def training_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         instance = context.instance
         order = list(instance.get_dynamic_partitions(DATASETS_PARTITIONS))
-        if open_partitions(instance, [job_name], order):
+        if open_partitions(instance, [job_name, AD_HOC_JOB], order):
             return dg.SkipReason("a training run is queued or running; it takes no more datasets once planned")
         waiting, set_aside = _waiting(instance, platform, job_name, order)
         run = plan_training(
             waiting, order, platform.settings.hyperparams.max_rows_per_run, unfinished_datasets(platform.workspace)
         )
         if run is None:
-            tail = f"; set aside after {ATTEMPTS} failed runs: {', '.join(set_aside)}" if set_aside else ""
+            tail = (
+                f"; set aside after failed runs, until `gpu-assets queue retry KEY`: {', '.join(set_aside)}"
+                if set_aside
+                else ""
+            )
             return dg.SkipReason(f"no validated dataset waits for training{tail}")
         return _request(run)
 
@@ -124,10 +135,16 @@ def _waiting(
     trained = instance.get_materialized_partitions(dg.AssetKey("checkpoints"))
     untrained = validated - trained - open_partitions(instance, [TAKE_IN_JOB], order)
     since = {key: open_since(find_dataset(platform.workspace, key)) for key in untrained}
-    failures = failed_attempts(instance, job_name, order, since)
-    set_aside = sorted(key for key in untrained if failures.get(key, 0) >= ATTEMPTS)
+    failures = failed_attempts(instance, job_name, order, since, trained_keys)
+    set_aside = sorted(key for key in untrained if failures.get(key, 0) >= MAX_FAILURES)
     waiting = [_read_waiting(platform, key) for key in sorted(untrained - set(set_aside))]
     return waiting, set_aside
+
+
+def trained_keys(run: dg.DagsterRun) -> Sequence[str]:
+    """The datasets that a training run's config names; the range that it spans may hold others."""
+    ops: Any = run.run_config.get("ops", {})
+    return list(ops.get("checkpoints", {}).get("config", {}).get("datasets", []))
 
 
 def _read_waiting(platform: Platform, key: str) -> Waiting:

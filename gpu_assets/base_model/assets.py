@@ -5,6 +5,7 @@ import dagster as dg
 from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.base_model.records import BaseModel
 from gpu_assets.errors import PlatformError
+from resources.events import failure
 from resources.platform import Platform
 from resources.routing import Routing
 
@@ -20,7 +21,7 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
         try:
             model = ensure_base_model(platform.settings, platform.workspace)
         except PlatformError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+            raise failure(context, error) from error
         return dg.MaterializeResult(data_version=dg.DataVersion(model.weights_sha256), metadata=_describe(model))
 
     return [base_model]

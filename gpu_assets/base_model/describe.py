@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from gpu_assets.base_model.records import BASE_MODEL_KIND, BaseModel, RendererRecord
 from gpu_assets.base_model.tiny import write_tiny_model
 from gpu_assets.errors import ArtifactInvalid, SettingsError
@@ -28,8 +30,9 @@ def ensure_base_model(settings: Settings, workspace: Workspace) -> BaseModel:
         preset = settings.model_path.removeprefix(PRESET_PREFIX)
         seed = settings.hyperparams.seed
         folder = workspace.models / f"{preset}-seed{seed}"
-        if not is_complete(folder):
-            init_model(preset, folder, seed)
+        with FileLock(workspace.models / ".preset.lock"):  # two runs of a first start may want it at once
+            if not is_complete(folder):
+                init_model(preset, folder, seed)
     else:
         folder = (workspace.models / settings.model_path).resolve()
         if not folder.is_dir():

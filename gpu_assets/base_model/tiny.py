@@ -75,6 +75,9 @@ def write_tiny_model(folder: Path, seed: int) -> None:
     """Write config, weights, tokenizer and template of the preset into an existing folder."""
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
     tokenizer = build_tokenizer()
     end, pad = (tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>"))

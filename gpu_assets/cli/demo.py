@@ -45,7 +45,7 @@ def demo(
     """Run the loop on generated data in a fresh home and show how the model gets better."""
     console = Console()
     overrides = parse_overrides(set_)
-    settings = _fresh_home(load_settings(overrides))
+    settings, overrides = _fresh_home(load_settings(overrides), overrides)
     console.print(f"home: {settings.home}", highlight=False, soft_wrap=True)
     try:
         with Supervisor(settings, overrides, console) as supervisor:
@@ -66,10 +66,16 @@ def demo(
         raise typer.Exit(1) from None
 
 
-def _fresh_home(settings: Settings) -> Settings:
-    """The settings with a new folder under the configured home, so that a demo never meets old data."""
+def _fresh_home(settings: Settings, overrides: dict[str, str]) -> tuple[Settings, dict[str, str]]:
+    """Settings with a new folder under the configured home, so that a demo never meets old data.
+
+    A model of the user's stays where it is: under the configured home's models.
+    """
     name = f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    return settings.model_copy(update={"home": settings.home / name})
+    if not settings.uses_preset:
+        overrides = overrides | {"model_path": str((settings.home / "models" / settings.model_path).resolve())}
+        settings = load_settings(overrides)
+    return settings.model_copy(update={"home": settings.home / name}), overrides
 
 
 def _run(supervisor: Supervisor, platform: Platform, console: Console) -> dict[str, Any]:

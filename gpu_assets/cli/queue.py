@@ -12,7 +12,7 @@ from typing import Annotated
 import dagster as dg
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from gpu_assets.cli.failures import or_exit
@@ -23,11 +23,13 @@ from gpu_assets.errors import SettingsError
 from gpu_assets.settings import Priority, load_settings
 from resources.workspace import Workspace
 from sensors.runs import AD_HOC_JOB, failed_attempts, open_partitions
+from sensors.training import trained_keys
 
 queue_app = typer.Typer(help="What waits for training: list it, add to it, change it.", no_args_is_help=True)
 
 VALIDATED_DATASETS = dg.AssetKey("validated_datasets")
 CHECKPOINTS = dg.AssetKey("checkpoints")
+SCORES = dg.AssetKey("checkpoint_scores")
 TAKE_IN_JOB = "take_in"
 TRAIN_JOB = "train"
 ROW_COUNT = "dagster/row_count"
@@ -88,7 +90,7 @@ def add_command(
 def set_priority_command(key: str, priority: PriorityChoice) -> None:
     """Change the priority of a dataset that is not trained yet."""
     workspace = _workspace()
-    dataset = set_priority(workspace, key, priority.as_setting, _trained(workspace))
+    dataset = set_priority(workspace, key, priority.as_setting, _materialized(workspace, CHECKPOINTS))
     typer.echo(f"{dataset.key}: priority {dataset.priority}")
 
 
@@ -97,7 +99,7 @@ def set_priority_command(key: str, priority: PriorityChoice) -> None:
 def retry_command(key: str) -> None:
     """Try a refused or failed dataset again."""
     workspace = _workspace()
-    dataset = retry(workspace, key, _trained(workspace))
+    dataset = retry(workspace, key, _materialized(workspace, SCORES))
     typer.echo(f"{dataset.key}: the next tick of the sensors tries it again")
 
 
@@ -111,7 +113,7 @@ def read_facts(instance: dg.DagsterInstance, workspace: Workspace) -> QueueFacts
     waiting = {key: since for key, since in opened.items() if key not in validated}
     untrained = {key: since for key, since in opened.items() if key in validated}
     failures = failed_attempts(instance, TAKE_IN_JOB, partitions, waiting)
-    failures |= failed_attempts(instance, TRAIN_JOB, partitions, untrained)
+    failures |= failed_attempts(instance, TRAIN_JOB, partitions, untrained, trained_keys)
     return QueueFacts(validated, trained, taking_in, failures, accepted_rows(instance))
 
 
@@ -135,9 +137,9 @@ def _workspace() -> Workspace:
     return Workspace(load_settings().home)
 
 
-def _trained(workspace: Workspace) -> set[str]:
+def _materialized(workspace: Workspace, asset: dg.AssetKey) -> set[str]:
     with _instance(workspace) as instance:
-        return set() if instance is None else instance.get_materialized_partitions(CHECKPOINTS)
+        return set() if instance is None else instance.get_materialized_partitions(asset)
 
 
 @contextmanager
@@ -155,7 +157,8 @@ def _instance(workspace: Workspace) -> Iterator[dg.DagsterInstance | None]:
 
 
 def _table(rows: list[QueueRow]) -> Table:
-    table = Table("key", "priority", "state", "rows", "size", "age", "", box=None, pad_edge=False)
+    key_column = Column("key", no_wrap=True, min_width=max((len(row.key) for row in rows), default=0))
+    table = Table(key_column, "priority", "state", "rows", "size", "age", "", box=None, pad_edge=False)
     now = datetime.now(UTC)
     for row in rows:
         age = (now - datetime.fromisoformat(row.taken_in_at)).total_seconds()

@@ -29,8 +29,14 @@ from serving.skills import binary
 
 DATASETS = dg.DynamicPartitionsDefinition(name=DATASETS_PARTITIONS)
 GROUP = "datasets"
-GATES = {"spec": ("spec_gate", "datasets"), "content": ("content_gate", "validated_datasets")}
-"""Gate to its check and the asset that shows it."""
+CHECKS = {
+    "spec_gate": "datasets",
+    "content_gate": "validated_datasets",
+    "disjoint_from_evaluation": "validated_datasets",
+}
+"""Check to the asset that shows it."""
+Verdicts = dict[str, dict[str, str | None]]
+"""Check to dataset to what is wrong with it, None where nothing is."""
 
 
 def build(routing: Routing) -> list[dg.AssetsDefinition]:
@@ -73,12 +79,15 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
     def gates(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         refused: dict[str, str] = {}
         both = _gates(platform)
+        verdicts: Verdicts = {check: {} for check in CHECKS}
         for key in context.partition_keys:
             try:
-                _take_in_one(context, platform, both, key)
+                _take_in_one(context, platform, both, key, verdicts)
             except PlatformError as error:
                 refused[key] = str(error)
                 context.log.error(f"{key}: {error}")
+        for check, asset in CHECKS.items():
+            record_check(context, asset, check, verdicts[check])
         if refused:
             raise _failure(refused, len(context.partition_keys))
         yield from ()
@@ -93,8 +102,14 @@ def _gates(platform: Platform) -> Gates:
     return Gates.build(settings, platform.workspace, renderer)
 
 
-def _take_in_one(context: dg.AssetExecutionContext, platform: Platform, gates: Gates, key: str) -> None:
-    """Both gates for one file, each recorded as it is passed."""
+def _take_in_one(
+    context: dg.AssetExecutionContext, platform: Platform, gates: Gates, key: str, verdicts: Verdicts
+) -> None:
+    """One file through both gates; what was reached is recorded, and the verdicts are added.
+
+    Raises:
+        GateRefused: with the gate's sentence.
+    """
     begun = time.monotonic()
     dataset = dataset_to_validate(platform.workspace, key)
     selected = {asset.to_user_string() for asset in context.selected_asset_keys}
@@ -104,44 +119,31 @@ def _take_in_one(context: dg.AssetExecutionContext, platform: Platform, gates: G
         )
     if "validated_datasets" not in selected:
         return
-    try:
-        validated = gates.validate(dataset)
-    except GateRefused as refusal:
-        gate, asset = GATES[refusal.gate]
-        record_check(context, asset, gate, key, passed=False, description=str(refusal), metadata={})
-        raise
-    for gate, asset in GATES.values():
-        record_check(context, asset, gate, key, passed=True, description=validated.headline, metadata={})
-    _check_disjoint(context, validated)
-    seconds = time.monotonic() - begun
+    validated = _pass_gates(gates, dataset, verdicts)
     record_materialization(
         context,
         "validated_datasets",
         key,
         data_version=validated.rows_sha256,
-        metadata=_describe_validated(validated, seconds),
+        metadata=_describe_validated(validated, time.monotonic() - begun),
     )
 
 
-def _check_disjoint(context: dg.AssetExecutionContext, validated: ValidatedDataset) -> None:
-    """Count reserved problems in what was really written.
-
-    Raises:
-        EvaluationInvalid: if there is one: the content gate let it through.
-    """
-    keys = problem_keys(validated.rows_path)
-    leaked = sorted(key for key in keys if binary.is_held_out(key))
-    record_check(
-        context,
-        "validated_datasets",
-        "disjoint_from_evaluation",
-        validated.key,
-        passed=not leaked,
-        description=f"{len(keys)} problems, {len(leaked)} of them reserved",
-        metadata={"num_problems": len(keys), "leaked": dg.MetadataValue.json(leaked[:20])},
-    )
-    if leaked:
-        raise EvaluationInvalid(f"{validated.key} holds {len(leaked)} reserved problems, such as {leaked[0]}")
+def _pass_gates(gates: Gates, dataset: Dataset, verdicts: Verdicts) -> ValidatedDataset:
+    try:
+        validated = gates.validate(dataset)
+    except GateRefused as refusal:
+        verdicts["spec_gate"][dataset.key] = str(refusal) if refusal.gate == "spec" else None
+        if refusal.gate == "content":
+            verdicts["content_gate"][dataset.key] = str(refusal)
+        raise
+    verdicts["spec_gate"][dataset.key] = verdicts["content_gate"][dataset.key] = None
+    leaked = sorted(filter(binary.is_held_out, problem_keys(validated.rows_path)))
+    fault = f"{len(leaked)} reserved problems, such as {leaked[0]}" if leaked else None
+    verdicts["disjoint_from_evaluation"][dataset.key] = fault
+    if fault is not None:
+        raise EvaluationInvalid(f"{dataset.key} holds {fault}")
+    return validated
 
 
 def _failure(refused: dict[str, str], files: int) -> dg.Failure:

@@ -150,15 +150,15 @@ def set_priority(workspace: Workspace, key: str, priority: Priority, trained: Co
     return find_dataset(workspace, key)
 
 
-def retry(workspace: Workspace, key: str, trained: Collection[str]) -> Dataset:
+def retry(workspace: Workspace, key: str, scored: Collection[str]) -> Dataset:
     """Let a refused or failed dataset be tried again: its refusal and its failures are forgotten.
 
     Raises:
-        SettingsError: if no dataset has the key, it was trained, or the inbox refused it.
+        SettingsError: if no dataset has the key, its checkpoint is scored, or the inbox refused it.
     """
     dataset = find_dataset(workspace, key)
-    if key in trained:
-        raise SettingsError(f"{key} was trained already; there is nothing to try again")
+    if key in scored:
+        raise SettingsError(f"{key} was trained and its checkpoint scored; there is nothing to try again")
     if dataset.refused is not None:
         raise SettingsError(f"{key} has no data to try again: {dataset.refused}")
     reopen(dataset.folder)

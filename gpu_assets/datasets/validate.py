@@ -111,15 +111,19 @@ class Gates:
         except DatasetInvalid as error:
             self._refuse(dataset, str(error))
             raise GateRefused(str(error), "spec") from None
-        if validated.rejected:
-            self._quarantine(dataset, validated)
+        self._quarantine(dataset, validated)
         if not validated.report.valid:
             self._refuse(dataset, validated.report.headline(), validated.report)
             raise GateRefused(validated.report.headline(), "content")
         return _publish(dataset, sidecar, validated)
 
     def _quarantine(self, dataset: Dataset, validated: Validated) -> None:
+        """Keep this verdict's rejected rows, and nothing of an earlier verdict."""
         folder = self.workspace.quarantine / dataset.key
+        for name in (REASON_FILE, REPORT_FILE, REJECTED_FILE):
+            (folder / name).unlink(missing_ok=True)
+        if not validated.rejected:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         rows = (json.dumps(row.to_row(), ensure_ascii=False) for row in validated.rejected)
         (folder / REJECTED_FILE).write_text("\n".join(rows) + "\n", encoding="utf-8")

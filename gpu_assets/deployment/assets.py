@@ -14,6 +14,7 @@ from gpu_assets.evaluation.sets import build_evaluation_set
 from gpu_assets.ranking.rank import Ranked, rank_scores
 from gpu_assets.training.line import list_checkpoints
 from gpu_assets.training.records import Checkpoint
+from resources.events import failure
 from resources.platform import Platform
 from resources.routing import Routing
 from resources.services import InferenceClient
@@ -57,7 +58,7 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
             _release_losers(deployment, inference)
             served = inference.info().weights_sha256
         except PlatformError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+            raise failure(context, error) from error
         yield dg.MaterializeResult(
             asset_key="deployed_model",
             data_version=dg.DataVersion(deployment.weights_sha256),

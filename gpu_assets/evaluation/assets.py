@@ -14,6 +14,7 @@ from gpu_assets.evaluation.sets import build_evaluation_set, freeze
 from gpu_assets.training.line import find_trained, list_checkpoints
 from gpu_assets.training.records import Checkpoint
 from resources.artifacts import sha256_json
+from resources.events import failure
 from resources.platform import Platform
 from resources.routing import Routing
 from resources.services import InferenceClient
@@ -92,7 +93,7 @@ def build_scores(routing: Routing) -> list[dg.AssetsDefinition]:
         try:
             scores = _score_all(list(context.partition_keys), platform, inference, context)
         except PlatformError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+            raise failure(context, error) from error
         for key, score in scores.items():
             context.add_asset_metadata(_describe(score), partition_key=key)
         return dg.MaterializeResult(data_version=dg.DataVersion(_version(scores)))

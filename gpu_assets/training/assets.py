@@ -12,7 +12,7 @@ from gpu_assets.training.config import TrainingConfig
 from gpu_assets.training.records import Checkpoint, TrainingDataset
 from gpu_assets.training.run import require_rows, run_training
 from resources.deployed import read_deployed
-from resources.events import record_check, record_materialization
+from resources.events import failure, record_check, record_materialization
 from resources.platform import Platform
 from resources.plots import loss_curve, markdown_picture
 from resources.routing import Routing
@@ -62,9 +62,11 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
                 report=context.log.info,
             )
         except PlatformError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+            raise failure(context, error) from error
         for key, checkpoint in result.by_dataset.items():
             _record(context, key, checkpoint, trained_now=key in result.trained)
+        faults = {key: _seen_fault(checkpoint) for key, checkpoint in result.by_dataset.items()}
+        record_check(context, "checkpoints", "every_row_seen", faults)
         yield from ()
 
     return [checkpoints]
@@ -119,15 +121,15 @@ def _record(context: dg.AssetExecutionContext, key: str, checkpoint: Checkpoint,
             "loss_curve": dg.MetadataValue.md(markdown_picture(loss_curve(manifest["loss_curve"]), "loss curve")),
         },
     )
-    record_check(
-        context,
-        "checkpoints",
-        "every_row_seen",
-        key,
-        passed=True,
-        description=f"{manifest['rows']} rows, each seen {manifest['epochs']} times",
-        metadata={"checkpoint": checkpoint.name},
-    )
+
+
+def _seen_fault(checkpoint: Checkpoint) -> str | None:
+    """What is wrong with how often rows were seen, or None."""
+    manifest = checkpoint.manifest
+    least, most = manifest["times_seen"]
+    if least == most == manifest["epochs"]:
+        return None
+    return f"{checkpoint.name} saw rows {least} to {most} times, wanted {manifest['epochs']}"
 
 
 def _tokens_per_second(manifest: dict[str, object]) -> float:

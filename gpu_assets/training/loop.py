@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from gpu_assets.errors import ArtifactInvalid, TrainingDiverged
 from gpu_assets.rendering import Renderer
@@ -226,6 +227,7 @@ def _finish(run: _Run, plan: TrainingPlan, work: Path, resumed_from: int | None)
         loss_curve=tuple(_curve(losses, first_step=plan.parent.step)),
         tokens=run.samples.tokens,
         rows_seen=run.samples.num_rows,
+        times_seen=(min(run.progress.seen), max(run.progress.seen)),
         padding_share=padding_share([batch for step in run.steps for batch in step], run.samples.lengths, run.layout),
         seconds=run.progress.seconds,
         resumed_from_step=resumed_from,
@@ -268,6 +270,7 @@ def _mixed_precision(hyperparams: Hyperparams) -> str:
 
 def _load_model(folder: Path, hyperparams: Hyperparams) -> PreTrainedModel:
     """fp32 weights with SDPA attention, from safetensors in a local folder."""
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
     )

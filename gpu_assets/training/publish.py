@@ -133,6 +133,7 @@ def _manifest(
         "hyperparams": plan.hyperparams.model_dump(),
         "config_sha256": plan.config_sha256,
         "rows": outcome.rows_seen,
+        "times_seen": list(outcome.times_seen),
         "epochs": plan.hyperparams.num_epochs,
         "tokens": token_count_json(outcome.tokens),
         "padding_share": round(outcome.padding_share, 4),

@@ -95,6 +95,7 @@ class TokenCount:
 class TrainingOutcome:
     """The trained model, not yet published.
 
+    `times_seen` is the least and the most that a sequence was seen.
     `loss_curve` holds (step of the line, mean loss a supervised token in nats), ascending.
     """
 
@@ -105,6 +106,7 @@ class TrainingOutcome:
     loss_curve: tuple[tuple[int, float], ...]
     tokens: TokenCount
     rows_seen: int
+    times_seen: tuple[int, int]
     padding_share: float
     seconds: float
     resumed_from_step: int | None

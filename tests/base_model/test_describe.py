@@ -92,7 +92,7 @@ def test_a_real_transformers_loads_the_preset_and_its_tokenizer(name: str, tiny_
 def test_an_unknown_preset_is_refused_with_the_known_ones(settings: Settings, workspace: Workspace) -> None:
     with pytest.raises(SettingsError, match="preset 'huge' is unknown; known presets: tiny"):
         ensure_base_model(using(settings, "preset:huge"), workspace)
-    assert list(workspace.models.iterdir()) == []
+    assert [path for path in workspace.models.iterdir() if not path.name.startswith(".")] == []
 
 
 def test_a_folder_that_holds_something_else_is_not_overwritten(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_plain_folder_is_used_as_it_is_and_nothing_is_written_into_it(
     assert snapshot(plain_model) == before
     assert (model.folder, model.name) == (plain_model, "my-model")
     assert model.weights_sha256 == weights_sha256(plain_model)
-    assert list(workspace.models.iterdir()) == []
+    assert [path for path in workspace.models.iterdir() if not path.name.startswith(".")] == []
 
 
 def test_a_real_transformers_loads_what_was_described(
@@ -122,7 +122,9 @@ def test_a_real_transformers_loads_what_was_described(
     check_loads(ensure_base_model(using(settings, plain_model), workspace).folder)
 
 
-def test_a_relative_path_is_looked_for_under_models(settings: Settings, workspace: Workspace, plain_model: Path) -> None:
+def test_a_relative_path_is_looked_for_under_models(
+    settings: Settings, workspace: Workspace, plain_model: Path
+) -> None:
     shutil.copytree(plain_model, workspace.models / "mine")
     assert ensure_base_model(using(settings, "mine"), workspace).folder == workspace.models / "mine"
 
@@ -163,9 +165,7 @@ def test_a_folder_without_a_part_of_a_model_is_refused_by_that_part(
         describe_base_model(own_folder, settings)
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"), [("{", "is not JSON"), ("[]", "holds a list, not a JSON object")]
-)
+@pytest.mark.parametrize(("content", "sentence"), [("{", "is not JSON"), ("[]", "holds a list, not a JSON object")])
 def test_a_config_that_is_not_an_object_is_refused(
     content: str, sentence: str, settings: Settings, own_folder: Path
 ) -> None:
@@ -199,7 +199,7 @@ def test_a_model_that_is_not_the_locked_one_is_refused_by_the_field(
 ) -> None:
     model = describe_base_model(plain_model, settings)
     with pytest.raises(SettingsError, match=sentence):
-        check_locked(model, Locked(**locked))  # type: ignore[arg-type]
+        check_locked(model, Locked(**locked))
 
 
 def test_all_differences_are_named_at_once(settings: Settings, plain_model: Path) -> None:

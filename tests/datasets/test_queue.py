@@ -202,7 +202,7 @@ def test_a_retry_forgets_the_refusal_and_the_failures(workspace: Workspace, key:
     refuse(workspace, key)
     opened = open_since(find_dataset(workspace, key))
 
-    dataset = retry(workspace, key, trained=())
+    dataset = retry(workspace, key, scored=())
 
     assert standing_refusal(dataset.folder) is None
     assert open_since(dataset) >= opened
@@ -214,8 +214,8 @@ def test_a_retry_of_what_has_no_data_or_was_trained_is_refused(workspace: Worksp
     (refused,) = tick().refused
 
     with pytest.raises(SettingsError, match="has no data to try again: d is a directory"):
-        retry(workspace, refused, trained=())
-    with pytest.raises(SettingsError, match="was trained already"):
-        retry(workspace, key, trained=[key])
+        retry(workspace, refused, scored=())
+    with pytest.raises(SettingsError, match="was trained and its checkpoint scored"):
+        retry(workspace, key, scored=[key])
     with pytest.raises(SettingsError, match="no dataset has the key 'nobody'"):
-        retry(workspace, "nobody", trained=())
+        retry(workspace, "nobody", scored=())

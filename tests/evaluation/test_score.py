@@ -56,7 +56,12 @@ def test_every_question_is_asked_of_the_checkpoints_weights_with_the_parameters(
     checkpoint, questions, workspace, golden
 ) -> None:
     asked: list[str] = []
-    asker = ScriptedAsker(lambda question: asked.append(question) or golden(question))
+
+    def say(question: str) -> str:
+        asked.append(question)
+        return golden(question)
+
+    asker = ScriptedAsker(say)
     score(checkpoint, questions, workspace, asker)
     assert asked == [item.question for item in questions.items]
     assert asker.calls == [{"model": checkpoint.weights_sha256, "max_tokens": 64, "concurrency": 8}]

@@ -23,7 +23,6 @@ from tests.loop.conftest import RunningPlatform
 pytestmark = pytest.mark.timeout(600)
 
 
-
 def test_a_dropped_file_becomes_a_model_that_answers_over_the_openai_client(running: RunningPlatform) -> None:
     path = drop_generated(running.settings, seed=1, count=9_000, level=1)
     running.wait("a model is deployed", lambda: read_deployed(running.workspace) is not None)
@@ -116,9 +115,7 @@ def test_a_training_run_killed_by_sigkill_is_gone_on_from_its_resume_point(runni
 
 def _worker_of(run_id: str, running: RunningPlatform) -> int:
     """The process that executes the run: it alone has the run's compute log open."""
-    dagster = next(child for child in running.supervisor.children if child.spec.name == "dagster")
-    assert dagster.pid is not None
-    for process in psutil.Process(dagster.pid).children(recursive=True):
+    for process in psutil.Process().children(recursive=True):
         if any(run_id in file.path for file in process.open_files()):
             return process.pid
     raise AssertionError(f"no process executes run {run_id}")

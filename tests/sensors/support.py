@@ -9,6 +9,7 @@ import polars as pl
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, Dataset
 from gpu_assets.settings import Priority
 from resources.artifacts import write_json
+from resources.events import PERMANENT_TAG
 from resources.workspace import Workspace
 from serving.skills import binary
 
@@ -83,6 +84,11 @@ def add_open_run(
     return instance.create_run_for_job(one_job(job).resolve_job_def(job), status=status, tags=tags)
 
 
-def add_failed_run(instance: dg.DagsterInstance, job: str, first: str, last: str | None = None) -> None:
+def add_failed_run(
+    instance: dg.DagsterInstance, job: str, first: str, last: str | None = None, *, permanent: bool = False
+) -> None:
     """A run of a job over a range of partitions that ends now, in failure."""
-    instance.report_run_failed(add_open_run(instance, job, first, last))
+    run = add_open_run(instance, job, first, last)
+    if permanent:
+        instance.add_run_tags(run.run_id, {PERMANENT_TAG: "true"})
+    instance.report_run_failed(run)

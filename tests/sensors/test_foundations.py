@@ -4,6 +4,7 @@ import dagster as dg
 import pytest
 
 from sensors.foundations import build_foundations_sensor
+from tests.sensors.support import add_failed_run, add_open_run
 
 
 @pytest.fixture
@@ -20,16 +21,27 @@ def record(instance: dg.DagsterInstance, *names: str) -> None:
 def test_a_new_instance_gets_one_run_over_both(tick) -> None:
     request = tick()
     assert {key.to_user_string() for key in request.asset_selection} == {"base_model", "evaluation_sets"}
-    assert tick().run_key == request.run_key
 
 
 @pytest.mark.parametrize(("there", "missing"), [("base_model", "evaluation_sets"), ("evaluation_sets", "base_model")])
 def test_only_what_is_missing_is_made(tick, instance: dg.DagsterInstance, there: str, missing: str) -> None:
-    both = tick().run_key
     record(instance, there)
     request = tick()
     assert [key.to_user_string() for key in request.asset_selection] == [missing]
-    assert request.run_key != both
+
+
+def test_while_a_run_is_open_no_other_is_requested(tick, instance: dg.DagsterInstance) -> None:
+    run = add_open_run(instance, "prepare", "none")
+    assert tick().skip_message == "a run over the foundations is queued or running"
+    instance.report_run_canceled(run)
+    assert isinstance(tick(), dg.RunRequest)
+
+
+def test_after_three_failed_runs_it_waits_for_a_person(tick, instance: dg.DagsterInstance) -> None:
+    for _ in range(3):
+        assert isinstance(tick(), dg.RunRequest)
+        add_failed_run(instance, "prepare", "none")
+    assert "3 runs over base_model, evaluation_sets failed; mend the cause" in tick().skip_message
 
 
 def test_what_is_there_is_not_made_again(tick, instance: dg.DagsterInstance) -> None:

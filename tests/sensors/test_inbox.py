@@ -300,7 +300,7 @@ def test_a_run_that_fails_is_tried_three_times_in_ever_smaller_runs_and_again_af
     assert f"1 refused or failed too often (`gpu-assets queue list` says why): {key}" in reason(sensor())
 
     gates.on_key = lambda key: None
-    retry(workspace, key, trained=())
+    retry(workspace, key, scored=())
     assert execute(sensor()) == [True]
     assert reason(sensor()) == "the inbox is empty and every dataset is validated"
 

@@ -1,16 +1,19 @@
 """Judging runs: one a checkpoint's stretch of partitions, for what is trained and not scored."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpu_assets.datasets.records import reopen
+from gpu_assets.settings import load_settings
 from resources.platform import Platform
 from resources.workspace import Workspace
-from sensors.judging import Stretch, build_judging_sensor, plan_judging
-from tests.sensors.support import add_failed_run, add_open_run, add_partitions, record
+from sensors.judging import Stretch, build_judging_sensor, plan_judging, server_silence
+from tests.sensors.support import add_dataset, add_failed_run, add_open_run, add_partitions, record
 from tests.values import make_checkpoint
 
 # The plan
@@ -59,7 +62,7 @@ Tick = Callable[[], list[dg.RunRequest] | dg.SkipReason]
 
 @pytest.fixture
 def tick(platform: Platform, workspace: Workspace, instance: dg.DagsterInstance) -> Tick:
-    sensor = build_judging_sensor(platform, "judge")
+    sensor = build_judging_sensor(platform, "judge", silence=lambda _: None)
     return lambda: sensor(dg.build_sensor_context(instance=instance))  # type: ignore[return-value]
 
 
@@ -68,6 +71,9 @@ def trained(workspace: Workspace, instance: dg.DagsterInstance):
     """Publishes a checkpoint on these datasets, whose partitions it adds, and records it."""
 
     def train(step: int, *keys: str) -> str:
+        for key in keys:
+            if not (workspace.datasets / key).exists():
+                add_dataset(workspace, key)
         checkpoint = make_checkpoint(workspace, step, sequence=step, datasets=keys)
         add_partitions(instance, *keys)
         record(instance, "checkpoints", *keys)
@@ -122,15 +128,41 @@ def test_partitions_in_an_open_run_are_left_out(tick: Tick, trained, instance, j
     assert first != second
 
 
-def test_three_failed_runs_set_a_checkpoint_aside_until_it_is_trained_again(tick: Tick, trained, instance) -> None:
+def test_three_failed_runs_set_a_checkpoint_aside_until_its_dataset_is_opened_again(
+    tick: Tick, trained, instance, workspace: Workspace
+) -> None:
     first = trained(5, "a")
     for failures in range(3):
         assert ranges(tick()) == [("a", "a", first)], failures
         add_failed_run(instance, "judge", "a")
-    assert reason(tick()) == "no checkpoint waits for its score; set aside after 3 failed runs: a"
+    assert reason(tick()) == (
+        "no checkpoint waits for its score; set aside after failed runs, until `gpu-assets queue retry KEY`: a"
+    )
+    reopen(workspace.datasets / "a")
+    assert ranges(tick()) == [("a", "a", first)]
+
+
+def test_a_failure_that_another_try_cannot_mend_sets_aside_at_once(tick: Tick, trained, instance) -> None:
+    trained(5, "a")
+    add_failed_run(instance, "judge", "a", permanent=True)
+    assert "set aside after failed runs" in reason(tick())
+
+
+def test_while_the_server_is_silent_nothing_is_requested_and_the_tick_says_why(
+    platform: Platform, trained, instance: dg.DagsterInstance
+) -> None:
+    trained(5, "a")
+    sensor = build_judging_sensor(platform, "judge", silence=lambda _: "no connection; is it running?")
+    result = sensor(dg.build_sensor_context(instance=instance))
+    assert reason(result) == "1 checkpoints wait for their scores: no connection; is it running?"  # type: ignore[arg-type]
+
+
+def test_a_server_that_is_not_running_is_silent(hosts_file: Path) -> None:
+    assert "is it running?" in (server_silence(Platform(load_settings())) or "")
 
 
 def test_a_checkpoint_without_a_manifest_is_not_judged(tick: Tick, workspace: Workspace, instance) -> None:
+    add_dataset(workspace, "a")
     make_checkpoint(workspace, 5, sequence=1, datasets=("a",), has_manifest=False)
     add_partitions(instance, "a")
     record(instance, "checkpoints", "a")

@@ -53,6 +53,7 @@ def make_outcome(base: BaseModel, tmp_path: Path) -> OutcomeFactory:
             loss_curve=((steps, 0.25),),
             tokens=TokenCount(1_000, 400),
             rows_seen=120,
+            times_seen=(1, 1),
             padding_share=0.05,
             seconds=1.5,
             resumed_from_step=None,

@@ -60,9 +60,7 @@ def test_a_row_whose_answer_is_cut_off_wholly_is_refused_by_its_place(renderer: 
 
 
 @pytest.mark.parametrize("claimed", [2, 4])
-def test_another_number_of_rows_than_the_manifests_is_refused(
-    claimed: int, renderer: Renderer, tmp_path: Path
-) -> None:
+def test_another_number_of_rows_than_the_manifests_is_refused(claimed: int, renderer: Renderer, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "a.parquet", 3)
     wrong = TrainingDataset("a", rows.rows_path, rows.rows_sha256, claimed)
     with pytest.raises(DatasetInvalid, match=f"holds 3 rows, its manifest says {claimed}; validate it again"):

@@ -1,0 +1,169 @@
+"""The assets of taking in: a run over a range records each file for itself, and one bad file stops no other."""
+
+import json
+import random
+import warnings
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+import pytest
+
+from gpu_assets.datasets.assets import build
+from gpu_assets.datasets.records import find_dataset
+from gpu_assets.datasets.validate import read_validated
+from resources.platform import Platform
+from resources.routing import Routing
+from resources.workspace import Workspace
+from serving.skills import binary
+from tests.datasets.conftest import Tick
+
+Run = Callable[..., dg.ExecuteInProcessResult]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def keys(workspace: Workspace, instance: dg.DagsterInstance, tick: Tick) -> list[str]:
+    """Three files, of which the second has one bad row in three; a partition each, in the order of names."""
+    for number, name in enumerate(("a", "b", "c")):
+        rows = [json.dumps(row) for row in binary.training_rows(1, 20, random.Random(number))]
+        bad = ["{"] * 10 if name == "b" else []
+        (workspace.inbox / f"{name}.jsonl").write_text("\n".join([*rows, *bad]) + "\n")
+    keys = sorted(tick().taken_in)
+    instance.add_dynamic_partitions("datasets", keys)
+    return keys
+
+
+@pytest.fixture
+def run(platform: Platform, instance: dg.DagsterInstance) -> Run:
+    """One run over the range from the first to the last key."""
+
+    def materialize(keys: list[str], selection: list[str] | None = None) -> dg.ExecuteInProcessResult:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)  # of backfill_policy
+            assets = build(Routing(platform.settings.hosts))
+        return dg.materialize(
+            assets,
+            instance=instance,
+            resources={"platform": platform},
+            selection=selection,
+            tags={"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]},
+            raise_on_error=False,
+        )
+
+    return materialize
+
+
+def materialization(instance: dg.DagsterInstance, asset: str, key: str) -> dg.AssetMaterialization | None:
+    """The newest of a partition."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
+    ).records
+    return records[0].asset_materialization if records else None
+
+
+def faults(instance: dg.DagsterInstance, check: str) -> dict[str, str | None]:
+    """What the newest evaluation of a check says of each dataset that it looked at."""
+    asset = "datasets" if check == "spec_gate" else "validated_datasets"
+    key = dg.AssetCheckKey(dg.AssetKey(asset), check)
+    (newest,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert newest.event is not None and newest.event.dagster_event is not None
+    evaluation = newest.event.dagster_event.asset_check_evaluation_data
+    found = evaluation.metadata["faults"].value
+    assert evaluation.passed == (not found)
+    return {dataset: found.get(dataset) for dataset in evaluation.metadata["partitions"].value}
+
+
+def test_a_bad_file_fails_the_run_with_its_sentence_and_the_others_are_recorded(
+    keys: list[str], run: Run, instance: dg.DagsterInstance, workspace: Workspace
+) -> None:
+    result = run(keys)
+    good, bad = [keys[0], keys[2]], keys[1]
+    assert not result.success
+    assert instance.get_materialized_partitions(dg.AssetKey("datasets")) == set(keys)
+    assert instance.get_materialized_partitions(dg.AssetKey("validated_datasets")) == set(good)
+    (failure,) = result.get_step_failure_events()
+    error = failure.step_failure_data.error
+    assert error is not None
+    assert "1 of 3 files are refused, the others went on" in error.message
+    assert f"{bad}: " in error.message and "10 of 30 rows rejected" in error.message
+    reason = json.loads((workspace.quarantine / bad / "reason.json").read_text())
+    assert reason["sentence"] in error.message
+
+
+def test_each_partition_has_its_own_data_version_and_metadata(
+    keys: list[str], run: Run, instance: dg.DagsterInstance, workspace: Workspace
+) -> None:
+    run(keys)
+    versions = set()
+    for key in (keys[0], keys[2]):
+        dataset, validated = find_dataset(workspace, key), read_validated(workspace, key)
+        taken_in = materialization(instance, "datasets", key)
+        passed = materialization(instance, "validated_datasets", key)
+        assert taken_in is not None and passed is not None and taken_in.tags and passed.tags
+        assert taken_in.tags["dagster/data_version"] == dataset.sha256
+        assert passed.tags["dagster/data_version"] == validated.rows_sha256
+        assert taken_in.metadata["original_name"].value == dataset.original_name
+        assert passed.metadata["dagster/row_count"].value == 20
+        assert passed.metadata["rejected"].value == 0
+        assert passed.metadata["path"].value == str(validated.rows_path)
+        assert passed.metadata["dataset_sha256"].value == dataset.sha256
+        versions.add(validated.rows_sha256)
+    assert len(versions) == 2
+
+
+def test_a_check_holds_the_verdict_on_every_file_of_the_run(keys: list[str], run: Run, instance) -> None:
+    run(keys)
+    content = faults(instance, "content_gate")
+    assert {key: fault is None for key, fault in content.items()} == dict(zip(keys, (True, False, True), strict=True))
+    assert "10 of 30 rows rejected" in (content[keys[1]] or "")
+    assert faults(instance, "spec_gate") == dict.fromkeys(keys)
+    assert faults(instance, "disjoint_from_evaluation") == {keys[0]: None, keys[2]: None}
+
+
+def test_a_range_of_good_files_is_one_run_that_succeeds(keys: list[str], run: Run, instance) -> None:
+    assert run([keys[0]]).success
+    assert instance.get_materialized_partitions(dg.AssetKey("validated_datasets")) == {keys[0]}
+
+
+def test_materializing_again_gives_the_same_data_versions(keys: list[str], run: Run, instance) -> None:
+    versions = []
+    for _ in range(2):
+        assert run([keys[0]]).success
+        found = materialization(instance, "validated_datasets", keys[0])
+        assert found is not None and found.tags
+        versions.append(found.tags["dagster/data_version"])
+    assert versions[0] == versions[1]
+
+
+def test_datasets_alone_can_be_materialized(keys: list[str], run: Run, instance) -> None:
+    assert run(keys, selection=["datasets"]).success
+    assert instance.get_materialized_partitions(dg.AssetKey("datasets")) == set(keys)
+    assert instance.get_materialized_partitions(dg.AssetKey("validated_datasets")) == set()
+
+
+def test_an_entry_that_the_inbox_refused_fails_with_its_sentence_and_is_no_dataset(
+    run: Run, instance: dg.DagsterInstance, workspace: Workspace, tick: Tick
+) -> None:
+    (workspace.inbox / "folder").mkdir()
+    (key,) = tick().refused
+    instance.add_dynamic_partitions("datasets", [key])
+    result = run([key])
+    assert not result.success
+    assert "folder is a directory" in (faults(instance, "spec_gate")[key] or "")
+    assert instance.get_materialized_partitions(dg.AssetKey("datasets")) == set()
+
+
+def test_data_that_was_changed_is_refused_and_the_others_go_on(
+    keys: list[str], run: Run, instance: dg.DagsterInstance, workspace: Workspace
+) -> None:
+    path = find_dataset(workspace, keys[0]).data_path
+    path.chmod(0o644)
+    path.write_text("changed\n")
+    assert not run(keys).success
+    assert instance.get_materialized_partitions(dg.AssetKey("validated_datasets")) == {keys[2]}
+    assert instance.get_materialized_partitions(dg.AssetKey("datasets")) == {keys[1], keys[2]}

@@ -1,0 +1,217 @@
+"""Both gates on real files: what passes becomes Parquet, what does not has a reason in quarantine."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from gpu_assets.datasets.queue import retry
+from gpu_assets.datasets.records import Dataset, find_dataset, standing_refusal
+from gpu_assets.datasets.validate import (
+    GateRefused,
+    Gates,
+    dataset_to_validate,
+    read_validated,
+    trained_problem_keys,
+)
+from gpu_assets.errors import ArtifactInvalid, DatasetInvalid, SettingsError
+from gpu_assets.rendering import Renderer
+from gpu_assets.settings import Settings
+from resources.workspace import Workspace
+from serving.skills import binary
+from tests.datasets.conftest import Tick
+
+Drop = Callable[..., Dataset]
+
+
+@pytest.fixture
+def gates(settings: Settings, workspace: Workspace, tiny_folder: Path) -> Gates:
+    return Gates.build(settings, workspace, Renderer.load(tiny_folder, "plain"))
+
+
+@pytest.fixture
+def drop(workspace: Workspace, tick: Tick) -> Drop:
+    """Puts rows (objects, or lines as they are) into the inbox and takes them in."""
+
+    def put(*rows: Any, name: str = "rows.jsonl", sidecar: dict[str, Any] | None = None) -> Dataset:
+        lines = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
+        (workspace.inbox / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        if sidecar is not None:
+            (workspace.inbox / f"{name}.meta.json").write_text(json.dumps(sidecar))
+        (key,) = tick().taken_in
+        return find_dataset(workspace, key)
+
+    return put
+
+
+def generated(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    return list(binary.training_rows(2, count, random.Random(seed)))
+
+
+def quarantined(workspace: Workspace, dataset: Dataset, name: str) -> Any:
+    path = workspace.quarantine / dataset.key / name
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text) if name.endswith(".json") else [json.loads(line) for line in text.splitlines()]
+
+
+def test_generated_rows_pass_both_gates_whole(gates: Gates, drop: Drop, workspace: Workspace) -> None:
+    rows = generated(50)
+    sidecar = {"generator_id": binary.GENERATOR_ID, "generator_version": "1.0.0"}
+    validated = gates.validate(drop(*rows, sidecar=sidecar))
+    assert (validated.rows, validated.rejected, validated.schema) == (50, 0, "chat_sft_v1")
+    assert (validated.generator_id, validated.generator_version) == ("binary_api", "1.0.0")
+    kept = pl.read_parquet(validated.rows_path)
+    assert kept["messages"].to_list() == [row["messages"] for row in rows]
+    assert not (workspace.quarantine / validated.key).exists()
+
+
+def test_what_was_validated_reads_back_from_its_key(gates: Gates, drop: Drop, workspace: Workspace) -> None:
+    dataset = drop(*generated(5))
+    validated = gates.validate(dataset)
+    found = read_validated(workspace, dataset.key)
+    assert found == validated
+    assert found.manifest["dataset_sha256"] == dataset.sha256
+    assert found.report["accepted"] == 5
+    assert found.headline.endswith("5 of 5 rows accepted as chat_sft_v1")
+
+
+def test_the_rows_hash_is_of_what_was_accepted_in_its_order(gates: Gates, drop: Drop) -> None:
+    rows = generated(6)
+    files: list[list[Any]] = [rows, [rows[0], "", *rows[1:]], rows[::-1]]
+    hashes = [gates.validate(drop(*given, name=f"{number}.jsonl")).rows_sha256 for number, given in enumerate(files)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_rejected_rows_lie_in_quarantine_with_line_and_reason(gates: Gates, drop: Drop, workspace: Workspace) -> None:
+    rows = [*generated(20), "{not json", *generated(5, seed=1)]
+    dataset = drop(*rows)
+    validated = gates.validate(dataset)
+    assert (validated.rows, validated.rejected) == (25, 1)
+    (row,) = quarantined(workspace, dataset, "rejected.jsonl")
+    assert (row["line"], row["reason"], row["excerpt"]) == (21, "invalid_json", "{not json")
+    assert not (workspace.quarantine / dataset.key / "reason.json").exists()
+
+
+def test_a_question_that_is_held_out_never_passes(gates: Gates, drop: Drop, workspace: Workspace) -> None:
+    held_out = next(problem for problem in binary.problems(2) if problem.held_out)
+    leak = generated(1)[0] | {"metadata": {"problem_key": held_out.key}}
+    dataset = drop(*generated(30), leak)
+    assert gates.validate(dataset).rows == 30
+    (row,) = quarantined(workspace, dataset, "rejected.jsonl")
+    assert row["reason"] == "held_out"
+    assert held_out.key not in trained_problem_keys(workspace)
+
+
+def test_a_file_of_no_known_schema_is_refused_at_the_spec_gate(gates: Gates, drop: Drop, workspace: Workspace) -> None:
+    dataset = drop({"question": "?", "reply": "!"})
+    with pytest.raises(GateRefused, match="neither messages nor text") as refused:
+        gates.validate(dataset)
+    assert refused.value.gate == "spec"
+    reason = quarantined(workspace, dataset, "reason.json")
+    assert reason["sentence"] == str(refused.value)
+    assert dataset.key in reason["next_step"]
+    assert not (dataset.folder / "validated").exists()
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "sentence"),
+    [
+        ({"schema_id": "unheard_of"}, "schema_id .*unheard_of.* is not registered"),
+        ({"schema_id": "completion_v1"}, "schema completion_v1 requires column"),
+        ({"colour": "red"}, "has unknown key"),
+    ],
+)
+def test_a_sidecar_that_does_not_fit_is_refused_at_the_spec_gate(
+    sidecar: dict[str, Any], sentence: str, gates: Gates, drop: Drop
+) -> None:
+    with pytest.raises(GateRefused, match=sentence) as refused:
+        gates.validate(drop(*generated(3), sidecar=sidecar))
+    assert refused.value.gate == "spec"
+
+
+def test_too_many_bad_rows_refuse_the_file_at_the_content_gate_and_all_are_kept(
+    gates: Gates, drop: Drop, workspace: Workspace
+) -> None:
+    dataset = drop(*generated(8), "{", "[]")
+    with pytest.raises(GateRefused, match=r"2 of 10 rows rejected \(20.0%\), over the limit of 10.0%") as refused:
+        gates.validate(dataset)
+    assert refused.value.gate == "content"
+    assert [row["line"] for row in quarantined(workspace, dataset, "rejected.jsonl")] == [9, 10]
+    assert quarantined(workspace, dataset, "report.json")["valid"] is False
+    assert quarantined(workspace, dataset, "reason.json")["sentence"] == str(refused.value)
+    with pytest.raises(ArtifactInvalid, match="has no manifest.json"):
+        read_validated(workspace, dataset.key)
+
+
+def test_a_refusal_stands_until_the_sidecar_is_another_one(gates: Gates, drop: Drop) -> None:
+    dataset = drop(*generated(3), sidecar={"schema_id": "unheard_of"})
+    with pytest.raises(GateRefused):
+        gates.validate(dataset)
+    refusal = standing_refusal(dataset.folder)
+    assert refusal is not None and "unheard_of" in refusal.sentence
+    (dataset.folder / "sidecar.json").write_text('{"schema_id": "chat_sft_v1"}')
+    assert standing_refusal(dataset.folder) is None
+    assert gates.validate(dataset).rows == 3
+
+
+def test_an_entry_that_the_inbox_refused_is_refused_with_its_sentence(
+    gates: Gates, workspace: Workspace, tick: Tick
+) -> None:
+    (workspace.inbox / "folder").mkdir()
+    (key,) = tick().refused
+    dataset = dataset_to_validate(workspace, key)
+    with pytest.raises(GateRefused, match="folder is a directory") as refused:
+        gates.validate(dataset)
+    assert str(refused.value) == dataset.refused
+
+
+def test_validating_again_replaces_what_was_there_as_a_whole(gates: Gates, drop: Drop, workspace: Workspace) -> None:
+    dataset = drop(*generated(4))
+    first = gates.validate(dataset)
+    (first.folder / "leftover").write_text("")
+    second = gates.validate(dataset)
+    assert second.rows_sha256 == first.rows_sha256
+    assert {path.name for path in second.folder.iterdir()} == {"rows.parquet", "report.json", "manifest.json"}
+
+
+def test_data_that_was_changed_after_it_was_taken_in_is_refused(drop: Drop, workspace: Workspace) -> None:
+    dataset = drop(*generated(3))
+    dataset.data_path.chmod(0o644)
+    dataset.data_path.write_text("other\n")
+    with pytest.raises(DatasetInvalid, match="was changed after it was taken in: .* becomes a dataset of its own"):
+        dataset_to_validate(workspace, dataset.key)
+    with pytest.raises(SettingsError, match="no dataset has the key 'nobody'"):
+        dataset_to_validate(workspace, "nobody")
+
+
+def test_completion_rows_pass_and_have_no_problem_keys(gates: Gates, drop: Drop, workspace: Workspace) -> None:
+    validated = gates.validate(drop({"text": "one"}, {"text": "two"}))
+    assert (validated.schema, validated.rows) == ("completion_v1", 2)
+    assert trained_problem_keys(workspace) == frozenset()
+
+
+def test_the_problems_of_all_validated_datasets_are_known(gates: Gates, drop: Drop, workspace: Workspace) -> None:
+    assert trained_problem_keys(workspace) == frozenset()
+    files = [generated(20, seed=1), generated(20, seed=2), [{"text": "no problem"}]]
+    for number, rows in enumerate(files):
+        gates.validate(drop(*rows, name=f"{number}.jsonl"))
+    expected = {row["metadata"]["problem_key"] for rows in files[:2] for row in rows}
+    assert trained_problem_keys(workspace) == expected
+
+
+def test_what_passes_after_all_has_no_reason_in_quarantine_any_more(
+    gates: Gates, drop: Drop, workspace: Workspace, settings: Settings, tiny_folder: Path
+) -> None:
+    dataset = drop(*generated(8), "{", "[]")
+    with pytest.raises(GateRefused):
+        gates.validate(dataset)
+    retry(workspace, dataset.key, scored=())
+    lenient = settings.validation.model_copy(update={"max_rejected_share": 0.5})
+    changed = settings.model_copy(update={"validation": lenient})
+    again = Gates.build(changed, workspace, Renderer.load(tiny_folder, "plain")).validate(dataset)
+    assert (again.rows, again.rejected) == (8, 2)
+    assert {path.name for path in (workspace.quarantine / dataset.key).iterdir()} == {"rejected.jsonl"}

@@ -87,13 +87,15 @@ def build_judging_sensor(
     def judging_sensor(context: dg.SensorEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         instance = context.instance
         order = list(instance.get_dynamic_partitions(DATASETS_PARTITIONS))
+        # Open runs first: one that ends in between has recorded what it materialized.
+        in_open_runs = open_partitions(instance, [TRAIN_JOB, job_name, AD_HOC_JOB], order)
         newer, since = _trained_after_scored(instance, platform)
         failures = failed_attempts(instance, job_name, order, since)
         set_aside = {key for key, count in failures.items() if count >= MAX_FAILURES}
         stretches = plan_judging(
             order,
             {key: name for key, name in _checkpoint_names(platform).items() if key in newer},
-            open_partitions(instance, [TRAIN_JOB, job_name, AD_HOC_JOB], order),
+            in_open_runs,
             set_aside,
         )
         if not stretches:

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, find_dataset, open_since
+from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, find_dataset, open_since
 from gpu_assets.datasets.validate import read_validated
 from gpu_assets.training.publish import unfinished_datasets
 from resources.platform import Platform
@@ -129,11 +129,13 @@ def _waiting(
 ) -> tuple[list[Waiting], list[str]]:
     """What could be trained on now, and what failed too often.
 
-    Datasets of a taking-in run that has not ended are left out, so that its files are trained together.
+    Datasets of a taking-in run that has not ended are left out, so that its files are trained together; so is
+    what somebody removed from the disk.
     """
     validated = instance.get_materialized_partitions(dg.AssetKey("validated_datasets"))
     trained = instance.get_materialized_partitions(dg.AssetKey("checkpoints"))
-    untrained = validated - trained - open_partitions(instance, [TAKE_IN_JOB], order)
+    present = set(dataset_keys(platform.workspace))
+    untrained = (validated - trained - open_partitions(instance, [TAKE_IN_JOB], order)) & present
     since = {key: open_since(find_dataset(platform.workspace, key)) for key in untrained}
     failures = failed_attempts(instance, job_name, order, since, trained_keys)
     set_aside = sorted(key for key in untrained if failures.get(key, 0) >= MAX_FAILURES)

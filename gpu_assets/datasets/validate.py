@@ -6,7 +6,7 @@ quarantine and no `validated/`; its data stays where it is.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +101,7 @@ class Gates:
         Raises:
             GateRefused: with the sentence of the gate that refused it.
         """
+        self._forget_earlier_verdict(dataset)
         if dataset.refused is not None:
             raise GateRefused(dataset.refused, "spec")
         try:
@@ -108,6 +109,8 @@ class Gates:
             columns = read_columns(dataset.data_path, self.max_row_bytes)
             choice = self.spec.choose(sidecar.schema_id, columns)
             validated = self.content.validate_file(dataset.data_path, choice.spec)
+            report = replace(validated.report, path=dataset.original_name)
+            validated = replace(validated, report=report)
         except DatasetInvalid as error:
             self._refuse(dataset, str(error))
             raise GateRefused(str(error), "spec") from None
@@ -117,13 +120,15 @@ class Gates:
             raise GateRefused(validated.report.headline(), "content")
         return _publish(dataset, sidecar, validated)
 
-    def _quarantine(self, dataset: Dataset, validated: Validated) -> None:
-        """Keep this verdict's rejected rows, and nothing of an earlier verdict."""
-        folder = self.workspace.quarantine / dataset.key
+    def _forget_earlier_verdict(self, dataset: Dataset) -> None:
         for name in (REASON_FILE, REPORT_FILE, REJECTED_FILE):
-            (folder / name).unlink(missing_ok=True)
+            if dataset.refused is None:
+                (self.workspace.quarantine / dataset.key / name).unlink(missing_ok=True)
+
+    def _quarantine(self, dataset: Dataset, validated: Validated) -> None:
         if not validated.rejected:
             return
+        folder = self.workspace.quarantine / dataset.key
         folder.mkdir(parents=True, exist_ok=True)
         rows = (json.dumps(row.to_row(), ensure_ascii=False) for row in validated.rejected)
         (folder / REJECTED_FILE).write_text("\n".join(rows) + "\n", encoding="utf-8")

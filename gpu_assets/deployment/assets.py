@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 import dagster as dg
 
@@ -89,6 +90,8 @@ def _promote(platform: Platform, inference: InferenceClient) -> tuple[Decision, 
         served = transfer_model(checkpoint.folder, workspace.served_models, best.weights_sha256)
         item = evaluation_set.items[checkpoint.step % len(evaluation_set.items)]
         deployed = deploy(best, checkpoint, served, decision, item, server=inference, workspace=workspace)
+    elif deployed is not None and decision.serve_again:
+        inference.reload(Path(deployed.served_path))
     return decision, deployed
 
 

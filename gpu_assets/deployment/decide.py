@@ -36,5 +36,7 @@ def decide(ranking: Sequence[Ranked], deployed: Deployment | None, served_weight
             f"{best.checkpoint} scores {best.accuracy:.3f}, {deployed.checkpoint} {incumbent.accuracy:.3f}",
         )
     return Decision(
-        False, f"{best.checkpoint} scores {best.accuracy:.3f}, not more than {deployed.checkpoint}, which stays"
+        False,
+        f"{best.checkpoint} scores {best.accuracy:.3f}, not more than {deployed.checkpoint}, which stays",
+        serve_again=served_weights != deployed.weights_sha256,
     )

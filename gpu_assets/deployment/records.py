@@ -38,7 +38,11 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to flip the alias, and the sentence that says why."""
+    """Whether to flip the alias to the best checkpoint, and the sentence that says why.
+
+    `serve_again` asks for the recorded deployment, which stays but which the server does not serve.
+    """
 
     deploy: bool
     reason: str
+    serve_again: bool = False

@@ -99,3 +99,11 @@ def test_after_a_deployment_the_same_ranking_deploys_nothing_more(values: list[t
     best = entries[0].score
     assert decide(entries, None, None).deploy == (best.correct > 0)
     assert not decide(entries, deployed(best), best.weights_sha256).deploy
+
+
+def test_an_incumbent_that_stays_is_served_again_where_the_server_lost_it() -> None:
+    incumbent, equal = make_score(9, 50), make_score(5, 50)
+    ranked = ranking(incumbent, equal)
+    assert decide(ranked, deployed(incumbent), incumbent.weights_sha256).serve_again is False
+    lost = decide(ranked, deployed(incumbent), None)
+    assert (lost.deploy, lost.serve_again) == (False, True)

@@ -1,11 +1,12 @@
 """A small training plan on real rows."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
 from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.base_model.records import BaseModel
@@ -13,6 +14,16 @@ from gpu_assets.settings import Settings
 from gpu_assets.training.records import Parent, TrainingDataset, TrainingPlan
 from resources.workspace import Workspace
 from serving.skills import binary
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are slower on several threads, and much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 PlanFactory = Callable[..., TrainingPlan]
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from gpu_assets.base_model.records import BaseModel
@@ -148,6 +149,7 @@ def _train_until_killed(plan: TrainingPlan, work: Path, rng: random.Random) -> N
 
 def _train_slowly(plan: TrainingPlan, work: Path) -> None:
     """The real loop, with a pause a step so that the kill lands inside it."""
+    torch.set_num_threads(1)
     step = loop._optimizer_step
 
     def paused(*args: object, **kwargs: object) -> float:

@@ -5,7 +5,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 LOCK_HEADER := "\# Every version that set-up installs, made by \`make lock\` from pyproject.toml: pip-compile with the dev extra,\n\# less what torch's CUDA build brings along, so that the CPU or CUDA build that the platform has is installed."
 
-.PHONY: install demo up test test-slow lint check lock clean
+.PHONY: install demo up test test-slow bench lint check lock clean
 
 install: $(INSTALLED)
 
@@ -27,6 +27,9 @@ test: install  ## At most 10 minutes on 2 cores.
 
 test-slow: install
 	$(VENV)/bin/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+bench: install  ## Figures that the README states.
+	$(VENV)/bin/python -m benchmarks.loop_latency
 
 lint: install
 	$(VENV)/bin/ruff format --check .

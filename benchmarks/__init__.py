@@ -1,0 +1,1 @@
+"""Figures that the project states, and the scripts that measure them."""

@@ -5,6 +5,7 @@ score every checkpoint on problems that were never trained on, rank them and dep
 here pushes the loop along: the demo drops files and looks.
 """
 
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,8 @@ from serving.skills import binary
 FILES = 4
 GIVE_UP_AFTER_S = 1800
 CHAMPION = "champion"
+LOG_WIDTH = 120
+"""Columns where the output is not a terminal."""
 
 
 @or_exit
@@ -43,7 +46,7 @@ def demo(
     set_: SetOption = None,
 ) -> None:
     """Run the loop on generated data in a fresh home and show how the model gets better."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     overrides = parse_overrides(set_)
     settings, overrides = _fresh_home(load_settings(overrides), overrides)
     console.print(f"home: {settings.home}", highlight=False, soft_wrap=True)
@@ -192,17 +195,9 @@ def _stage_text(progress: LoopProgress, seconds: float) -> Text:
 def checkpoint_table(progress: LoopProgress) -> Table:
     """A row a checkpoint, in the order of training."""
     table = Table(title="checkpoints")
-    for column in (
-        "checkpoint",
-        "step",
-        "loss",
-        "held-out accuracy",
-        "95 % interval",
-        "rank",
-        "deployed",
-        "s to serving",
-    ):
-        table.add_column(column, justify="left" if column == "checkpoint" else "right")
+    table.add_column("checkpoint", no_wrap=True)
+    for column in ("step", "loss", "held-out accuracy", "95 % interval", "rank", "deployed", "s to serving"):
+        table.add_column(column, justify="right")
     for row in progress.rows:
         table.add_row(*_cells(row, progress))
     return table

@@ -82,7 +82,7 @@ class AutoGenerate(Section):
 
     skill: Literal["binary"] = Field("binary", description="The generator.")
     level: int = Field(2, ge=1, description="The skill's level.")
-    count: int = Field(28_000, ge=1, description="Rows of one file.")
+    count: int = Field(24_000, ge=1, description="Rows of one file.")
     priority: Priority = Field("normal", description="The inbox folder it is dropped into.")
 
 

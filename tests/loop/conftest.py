@@ -56,6 +56,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatfor
             if variable.startswith(("GPU_ASSETS_", "INFERENCE_", "DAGSTER_HOME")):
                 patch.delenv(variable)
         patch.setenv("GPU_ASSETS_HOME", str(folder / "home"))
+        patch.setenv(
+            "OMP_NUM_THREADS", "1"
+        )  # threads that wait for each other on a busy machine are forty times slower
         patch.setenv("GPU_ASSETS_HOSTS_FILE", str(_hosts_with_free_ports(folder)))
         settings = load_settings(OVERRIDES)
         with Supervisor(settings, OVERRIDES, Console(quiet=True)) as supervisor:

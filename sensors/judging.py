@@ -12,7 +12,12 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, find_dataset, open_since
+from gpu_assets.deployment.decide import decide
+from gpu_assets.deployment.records import Deployment
 from gpu_assets.errors import ServiceError
+from gpu_assets.evaluation.score import list_scores
+from gpu_assets.evaluation.sets import build_evaluation_set
+from gpu_assets.ranking.rank import rank_scores
 from gpu_assets.training.line import list_checkpoints
 from resources.platform import Platform
 from resources.services import ServiceClient
@@ -98,6 +103,8 @@ def build_judging_sensor(
             in_open_runs,
             set_aside,
         )
+        if not stretches and not in_open_runs and promotion_waits(instance, platform, job_name):
+            return [dg.RunRequest(asset_selection=[dg.AssetKey("ranking"), dg.AssetKey("deployed_model")])]
         if not stretches:
             tail = (
                 f"; set aside after failed runs, until `gpu-assets queue retry KEY`: {', '.join(sorted(set_aside))}"
@@ -110,6 +117,22 @@ def build_judging_sensor(
         return [_request(stretch) for stretch in stretches]
 
     return judging_sensor
+
+
+def promotion_waits(instance: dg.DagsterInstance, platform: Platform, job_name: str) -> bool:
+    """Whether a scored checkpoint should be served and is not: a run ended between its score and its deployment.
+
+    After three such runs in a row that failed, a person is waited for.
+    """
+    ranked = rank_scores(
+        list_scores(platform.workspace), build_evaluation_set(platform.settings.evaluation.level).sha256
+    )
+    deployed = Deployment.read(platform.workspace)
+    if not decide(ranked, deployed, None if deployed is None else deployed.weights_sha256).deploy:
+        return False
+    newest = instance.get_runs(dg.RunsFilter(job_name=job_name), limit=MAX_FAILURES)
+    has_failed = [run.status == dg.DagsterRunStatus.FAILURE for run in newest]
+    return all(run.is_finished for run in newest) and not (len(newest) == MAX_FAILURES and all(has_failed))
 
 
 def _trained_after_scored(instance: dg.DagsterInstance, platform: Platform) -> tuple[set[str], dict[str, datetime]]:

@@ -14,6 +14,7 @@ import dagster as dg
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, find_dataset, open_since
 from gpu_assets.datasets.validate import read_validated
 from gpu_assets.training.publish import unfinished_datasets
+from resources.artifacts import is_complete
 from resources.platform import Platform
 from sensors.runs import (
     AD_HOC_JOB,
@@ -134,7 +135,9 @@ def _waiting(
     """
     validated = instance.get_materialized_partitions(dg.AssetKey("validated_datasets"))
     trained = instance.get_materialized_partitions(dg.AssetKey("checkpoints"))
-    present = set(dataset_keys(platform.workspace))
+    present = {
+        key for key in dataset_keys(platform.workspace) if is_complete(platform.workspace.datasets / key / "validated")
+    }
     untrained = (validated - trained - open_partitions(instance, [TAKE_IN_JOB], order)) & present
     since = {key: open_since(find_dataset(platform.workspace, key)) for key in untrained}
     failures = failed_attempts(instance, job_name, order, since, trained_keys)

@@ -71,7 +71,8 @@ class Validated:
 class DataValidator:
     """Validates files for one renderer; a bare tokenizer is enough for level QUICK.
 
-    `is_held_out` says of a row's `metadata.problem_key` whether it is reserved for evaluation.
+    `is_held_out` says of a row's `metadata.problem_key` whether it is reserved for evaluation, and
+    `asks_held_out` of a turn's text whether it asks a reserved problem.
     """
 
     def __init__(
@@ -79,10 +80,11 @@ class DataValidator:
         renderer: Renderer | Tokenizer,
         limits: Limits | None = None,
         is_held_out: Callable[[str], bool] = lambda _: False,
+        asks_held_out: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._renderer = renderer if isinstance(renderer, Renderer) else None
         self._limits = limits or Limits()
-        self._rules = RowRules(_special_tokens(renderer), is_held_out)
+        self._rules = RowRules(_special_tokens(renderer), is_held_out, asks_held_out)
 
     def validate_file(
         self, path: Path | str, spec: DatasetSpec | None = None, level: str = Level.STANDARD

@@ -169,7 +169,11 @@ class RowDecoder:
 
     def __init__(self, spec: DatasetSpec) -> None:
         self._spec = spec
-        self._others = tuple(sorted(spec.columns - {"messages", "text", "metadata", "system_prompt"}))
+        self._others = tuple(
+            column
+            for column in (*spec.required_columns, *spec.optional_columns)
+            if column not in ("messages", "text", "metadata", "system_prompt")
+        )
         once = sorted(spec.columns | {"problem_key"})
         self._once_marks = [(f'"{key}"'.encode(), 1) for key in once]
         self._unique_keys = (*once, "role", "content")

@@ -16,10 +16,16 @@ _CONTROL_BYTES = (b"\\u00", b"\\b", b"\\f", b"\x7f", b"\xc2")
 class RowRules:
     """Checks rows; `special_tokens` are texts that a tokenizer would turn into control tokens."""
 
-    def __init__(self, special_tokens: Iterable[str], is_held_out: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        special_tokens: Iterable[str],
+        is_held_out: Callable[[str], bool],
+        asks_held_out: Callable[[str], bool],
+    ) -> None:
         tokens = sorted((re.escape(token) for token in special_tokens if token), reverse=True)
         self._special = re.compile("|".join(tokens)) if tokens else None
         self._is_held_out = is_held_out
+        self._asks_held_out = asks_held_out
 
     def check(self, row: Row, kind: str) -> None:
         """Refuse a row that must not be trained on.
@@ -46,6 +52,11 @@ class RowRules:
                     Rule.SPECIAL_TOKEN,
                     f"{_place(row.messages, index)} holds the control token {quote(token.group())} "
                     f"at character {token.start()}",
+                )
+        for index, content in enumerate(contents):
+            if self._asks_held_out(content):
+                raise Rejection(
+                    Rule.HELD_OUT, f"{_place(row.messages, index)} asks a problem that is reserved for evaluation"
                 )
         if row.problem_key is not None and self._is_held_out(row.problem_key):
             raise Rejection(Rule.HELD_OUT, f"problem {quote(row.problem_key)} is reserved for evaluation")

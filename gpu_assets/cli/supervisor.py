@@ -53,6 +53,7 @@ class Supervisor:
         specs: Sequence[ChildSpec] | None = None,
     ) -> None:
         self.settings = settings
+        self.overrides = overrides
         self.workspace = Workspace(settings.home)
         self.children: list[Child] = []
         self._console = console

@@ -10,7 +10,7 @@ from gpu_assets.cli.failures import or_exit
 from gpu_assets.cli.options import SetOption, parse_overrides
 from gpu_assets.cli.supervisor import LOOK_EVERY_S, Supervisor
 from gpu_assets.errors import ServiceError
-from gpu_assets.settings import ENV_PREFIX, Settings, load_settings
+from gpu_assets.settings import ENV_PREFIX, Settings, environment_for, load_settings
 from resources.workspace import Workspace
 
 
@@ -42,16 +42,19 @@ def announce(platform: Supervisor, console: Console) -> None:
         f"inbox             {platform.workspace.inbox}",
         f"logs              {platform.workspace.logs}",
         "for `dagster asset materialize -m gpu_assets.definitions --select ...` in another terminal:",
-        f"  {export_line(platform.settings)}",
+        f"  {export_line(platform.settings, platform.overrides)}",
         "Ctrl-C stops everything",
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def export_line(settings: Settings) -> str:
-    """The one line that makes Dagster's own commands use this home."""
-    home = settings.home
-    default = Settings.model_fields["home"].default
-    platform_home = "" if home == default else f" {ENV_PREFIX}HOME={shlex.quote(str(home))}"
-    return f"export DAGSTER_HOME={shlex.quote(str(Workspace(home).dagster))}{platform_home}"
+def export_line(settings: Settings, overrides: dict[str, str]) -> str:
+    """The one line that makes Dagster's own commands use this home and these settings."""
+    variables = {"DAGSTER_HOME": str(Workspace(settings.home).dagster)}
+    for name in ("home", "config_file", "hosts_file"):
+        value = getattr(settings, name)
+        if value != Settings.model_fields[name].default:
+            variables[f"{ENV_PREFIX}{name.upper()}"] = str(value)
+    variables |= environment_for(overrides)
+    return "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())

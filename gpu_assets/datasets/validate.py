@@ -89,7 +89,7 @@ class Gates:
     @classmethod
     def build(cls, settings: Settings, workspace: Workspace, renderer: Renderer) -> "Gates":
         limits = Limits(settings.validation, settings.hyperparams.max_length)
-        content = DataValidator(renderer, limits, is_held_out=binary.is_held_out)
+        content = DataValidator(renderer, limits, is_held_out=binary.is_held_out, asks_held_out=binary.asks_held_out)
         return cls(SpecValidator(), content, settings.validation.max_row_bytes, workspace)
 
     def validate(self, dataset: Dataset) -> ValidatedDataset:

@@ -28,7 +28,10 @@ def decide(ranking: Sequence[Ranked], deployed: Deployment | None, served_weight
     incumbent = next((entry.score for entry in ranking if entry.score.weights_sha256 == deployed.weights_sha256), None)
     if incumbent is None:
         return Decision(
-            True, f"{best.checkpoint} scores {best.accuracy:.3f}; {deployed.checkpoint} has no score on these questions"
+            False,
+            f"{best.checkpoint} scores {best.accuracy:.3f}, and {deployed.checkpoint}, which stays, has no score on "
+            "these questions: materialize checkpoint_scores for one of its datasets",
+            serve_again=served_weights != deployed.weights_sha256,
         )
     if best.accuracy > incumbent.accuracy:
         return Decision(

@@ -1,21 +1,32 @@
 """The line of checkpoints: which are published, which is the head, where training goes on."""
 
+import logging
 from collections.abc import Iterable
 
 from gpu_assets.base_model.records import BaseModel
-from gpu_assets.errors import SettingsError
+from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.training.records import Checkpoint, Parent
 from resources.artifacts import is_complete
 from resources.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def list_checkpoints(workspace: Workspace) -> list[Checkpoint]:
     """All published checkpoints in the order in which they were published.
 
-    Folders without a manifest are no checkpoints and are passed over.
+    Folders without a manifest are no checkpoints and are passed over; so, with an error in the log, are those
+    whose manifest is not a checkpoint's, which must not stop the others.
     """
-    folders = (path for path in workspace.checkpoints.glob("checkpoint-*") if is_complete(path))
-    return sorted((Checkpoint.read(folder) for folder in folders), key=lambda checkpoint: checkpoint.sequence)
+    found = []
+    for folder in workspace.checkpoints.glob("checkpoint-*"):
+        if not is_complete(folder):
+            continue
+        try:
+            found.append(Checkpoint.read(folder))
+        except ArtifactInvalid as error:
+            logger.error("passed over: %s", error)
+    return sorted(found, key=lambda checkpoint: checkpoint.sequence)
 
 
 def line_of(base: BaseModel, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpu_assets.base_model.records import BaseModel, RendererRecord
+from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.settings import Hyperparams
 from resources.artifacts import read_manifest, sha256_json
 
@@ -134,9 +135,18 @@ class Checkpoint:
         """The checkpoint in a folder.
 
         Raises:
-            ArtifactInvalid: if the folder has no manifest of a checkpoint.
+            ArtifactInvalid: if the folder has no manifest of a checkpoint, or it lacks a field.
         """
         manifest = read_manifest(folder, CHECKPOINT_KIND)
+        try:
+            return cls._from_manifest(folder, manifest)
+        except (KeyError, TypeError) as error:
+            raise ArtifactInvalid(
+                f"the manifest of {folder} is not a checkpoint's: {error!r}; move the folder away"
+            ) from None
+
+    @classmethod
+    def _from_manifest(cls, folder: Path, manifest: dict[str, Any]) -> "Checkpoint":
         return cls(
             folder=folder,
             name=manifest["name"],

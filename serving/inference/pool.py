@@ -165,7 +165,7 @@ class ModelPool:
 
     def info(self, model: HeldModel | None) -> ModelInfo:
         """Facts about a model, or that there is none."""
-        if model is None:
+        if model is None or not model.engine.alive:
             return ModelInfo(loaded=False)
         renderer = model.folder.renderer
         return ModelInfo(

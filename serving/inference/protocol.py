@@ -6,11 +6,14 @@ name. Types only: knows nothing of HTTP, models or engines.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 MAX_STOP_STRINGS = 4
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
+COLDEST = 1e-3
+Temperature = Annotated[float, AfterValidator(lambda value: 0.0 if value < COLDEST else value)]
+"""Colder than `COLDEST` is greedy: logits over so small a number leave the range of float32."""
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -49,9 +52,9 @@ class ChatCompletionRequest(_Request):
     messages: list[ChatMessage] = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1, description="None: as many as the context leaves.")
     max_completion_tokens: int | None = Field(default=None, ge=1, description="The newer name of max_tokens.")
-    temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy; default 1.")
-    top_p: float | None = Field(default=None, gt=0, le=1, description="Default 1: off.")
-    top_k: int | None = Field(default=None, ge=-1, description="-1 or 0: off, the default.")
+    temperature: Temperature | None = Field(default=None, ge=0, le=2, description="0 is greedy; default 1.")
+    top_p: float | None = Field(default=None, ge=1e-6, le=1, description="Default 1: off.")
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31, description="-1 or 0: off, the default.")
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="The same seed draws the same noise.")
     stop: StopString | list[StopString] | None = Field(
         default=None, description="Up to four texts that end the answer."

@@ -31,6 +31,12 @@ PHRASINGS: dict[Operation, tuple[str, ...]] = {
     "add": ("{left} + {right} = ?", "add {left} {right}", "what is {left} + {right}"),
     "subtract": ("{left} - {right} = ?", "subtract {left} {right}", "what is {left} - {right}"),
 }
+_NUMBER = rf"([{DIGITS}]+)"
+_QUESTIONS: tuple[tuple[Operation, re.Pattern[str]], ...] = tuple(
+    (operation, re.compile(re.escape(phrasing).replace(r"\{left\}", _NUMBER).replace(r"\{right\}", _NUMBER)))
+    for operation, phrasings in PHRASINGS.items()
+    for phrasing in phrasings
+)
 _FINAL = re.compile(rf"=\s*([{DIGITS}]+)\s*$")
 
 
@@ -116,6 +122,21 @@ def parse_final(answer: str) -> str | None:
     """The digits after the last `=` at the end of an answer, or None if there are none."""
     match = _FINAL.search(answer)
     return match.group(1) if match else None
+
+
+def find_problem(text: str) -> Problem | None:
+    """The problem that a text asks in one of the phrasings, wherever in the text, or None."""
+    for operation, pattern in _QUESTIONS:
+        if match := pattern.search(text):
+            left, right = (int("".join(str(DIGITS.index(digit)) for digit in side), 2) for side in match.groups())
+            return Problem(operation, left, right)
+    return None
+
+
+def asks_held_out(text: str) -> bool:
+    """Whether a text asks a reserved problem, whatever its metadata says."""
+    problem = find_problem(text)
+    return problem is not None and problem.held_out
 
 
 def is_correct(problem: Problem, answer: str) -> bool:

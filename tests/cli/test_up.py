@@ -97,8 +97,8 @@ def test_a_key_file_that_others_can_read_is_a_sentence_and_exit_code_2(hosts_fil
 def test_the_export_line_names_the_home_only_where_it_is_not_the_default(settings: Settings) -> None:
     default = settings.model_copy(update={"home": PROJECT_ROOT / "var"})
 
-    assert export_line(default) == f"export DAGSTER_HOME={PROJECT_ROOT}/var/dagster"
-    assert export_line(settings) == f"export DAGSTER_HOME={settings.home}/dagster GPU_ASSETS_HOME={settings.home}"
+    assert export_line(default, {}) == f"export DAGSTER_HOME={PROJECT_ROOT}/var/dagster"
+    assert export_line(settings, {}) == f"export DAGSTER_HOME={settings.home}/dagster GPU_ASSETS_HOME={settings.home}"
 
 
 class Platform:
@@ -151,7 +151,7 @@ def running(hosts_file: Path) -> Iterator[Platform]:
 def test_up_starts_everything_restarts_what_dies_and_leaves_nothing_after_ctrl_c(running: Platform) -> None:
     settings = load_settings()
     wait_until(lambda: running.says("Ctrl-C stops everything"), "everything is healthy", 120)
-    assert export_line(settings) in running.output
+    assert export_line(settings, {}) in running.output
     assert httpx.get(f"{settings.hosts.url('dagster')}/server_info").status_code == 200
     assert httpx.get(f"{settings.hosts.url('inference')}/health").status_code == 200
 

@@ -215,3 +215,19 @@ def test_what_passes_after_all_has_no_reason_in_quarantine_any_more(
     again = Gates.build(changed, workspace, Renderer.load(tiny_folder, "plain")).validate(dataset)
     assert (again.rows, again.rejected) == (8, 2)
     assert {path.name for path in (workspace.quarantine / dataset.key).iterdir()} == {"rejected.jsonl"}
+
+
+def test_a_reserved_question_is_not_trained_on_even_where_the_file_does_not_say_so(
+    gates: Gates, drop: Drop, workspace: Workspace
+) -> None:
+    reserved = next(problem for problem in binary.problems(1) if problem.held_out)
+    unlabelled = {
+        "messages": [
+            {"role": "user", "content": f"Please tell me: {binary.question(reserved)}"},
+            {"role": "assistant", "content": binary.worked_answer(reserved)},
+        ]
+    }
+    dataset = drop(*generated(30), unlabelled)
+    assert gates.validate(dataset).rejected == 1
+    (line,) = (workspace.quarantine / dataset.key / "rejected.jsonl").read_text().splitlines()
+    assert "reserved for evaluation" in line

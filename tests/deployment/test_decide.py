@@ -80,12 +80,10 @@ def test_a_recorded_one_that_the_server_lost_is_served_again() -> None:
         assert "the server does not serve it" in decision.reason
 
 
-def test_an_incumbent_without_a_score_on_these_questions_is_replaced() -> None:
-    incumbent = make_score(5, 90, evaluation_set="other")
-    new = make_score(9, 10)
-    decision = decide(ranking(incumbent, new), deployed(incumbent), incumbent.weights_sha256)
-    assert decision.deploy
-    assert f"{incumbent.checkpoint} has no score on these questions" in decision.reason
+def test_an_incumbent_without_a_score_on_these_questions_stays_until_it_has_one() -> None:
+    decision = decide(ranking(make_score(9, 2)), deployed(make_score(5, 97)), None)
+    assert (decision.deploy, decision.serve_again) == (False, True)
+    assert "has no score on these questions: materialize checkpoint_scores" in decision.reason
 
 
 def test_the_accuracy_that_counts_is_the_rankings_and_not_the_recorded_one() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gpu_assets.base_model.records import BaseModel
-from gpu_assets.errors import ArtifactInvalid, SettingsError
+from gpu_assets.errors import SettingsError
 from gpu_assets.training.line import find_trained, line_of, list_checkpoints, parent_at
 from gpu_assets.training.records import Checkpoint, Parent, checkpoint_name
 from resources.workspace import Workspace
@@ -29,11 +29,15 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(workspace: Workspace) -> N
     assert list_checkpoints(workspace) == [complete]
 
 
-def test_a_manifest_of_another_kind_is_an_error_and_not_passed_over(workspace: Workspace) -> None:
-    folder = make_checkpoint(workspace, 5, sequence=1).folder
-    (folder / "manifest.json").write_text('{"kind": "base_model"}')
-    with pytest.raises(ArtifactInvalid, match="is of kind 'base_model', wanted 'checkpoint'"):
-        list_checkpoints(workspace)
+@pytest.mark.parametrize("manifest", ['{"kind": "base_model"}', '{"kind": "checkpoint"}', "{"])
+def test_a_broken_manifest_is_said_in_the_log_and_stops_no_other_checkpoint(
+    workspace: Workspace, manifest: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = make_checkpoint(workspace, 5, sequence=1).folder
+    (broken / "manifest.json").write_text(manifest)
+    sound = make_checkpoint(workspace, 9, sequence=2)
+    assert [checkpoint.name for checkpoint in list_checkpoints(workspace)] == [sound.name]
+    assert str(broken) in caplog.text
 
 
 def test_a_name_holds_the_step_and_the_beginning_of_the_weights() -> None:

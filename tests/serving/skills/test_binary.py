@@ -70,3 +70,18 @@ def test_only_the_final_result_counts() -> None:
 def test_an_unknown_level_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"level 9 is unknown; known levels: \[1, 2\]"):
         list(binary.problems(9))
+
+
+@given(any_problem, st.integers(0, 2), st.sampled_from(["{}", "Please answer: {} Thank you."]))
+def test_a_problem_is_found_in_the_text_that_asks_it(problem: Problem, phrasing: int, frame: str) -> None:
+    text = frame.format(binary.question(problem, phrasing))
+    assert binary.find_problem(text) == problem
+    assert binary.asks_held_out(text) == problem.held_out
+
+
+def test_other_text_asks_no_problem() -> None:
+    assert binary.find_problem("what is 2 + 2, and what is ①⓪?") is None
+
+
+def test_keys_of_other_skills_are_not_reserved() -> None:
+    assert not any(binary.is_held_out(f"syllo:{number}") for number in range(100))

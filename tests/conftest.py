@@ -64,12 +64,18 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The shipped hosts.json with ports that are free now."""
+    """The shipped hosts.json with ports that are free now, as the registry in use."""
+    path = write_hosts_with_free_ports(tmp_path)
+    monkeypatch.setenv("GPU_ASSETS_HOSTS_FILE", str(path))
+    yield path
+
+
+def write_hosts_with_free_ports(folder: Path) -> Path:
+    """The shipped hosts.json with ports that are free now, in this folder."""
     hosts = json.loads((PROJECT_ROOT / "hosts.json").read_text())
     dagster_port, inference_port = free_ports(2)
     hosts["hosts"]["4090"]["services"]["dagster"]["port"] = dagster_port
     hosts["hosts"]["3090"]["services"]["inference"]["port"] = inference_port
-    path = tmp_path / "hosts.json"
+    path = folder / "hosts.json"
     path.write_text(json.dumps(hosts))
-    monkeypatch.setenv("GPU_ASSETS_HOSTS_FILE", str(path))
-    yield path
+    return path

@@ -28,13 +28,13 @@ from gpu_assets.datasets.records import (
     read_dataset,
     sidecar_sha256,
     standing_refusal,
-    utc_now,
 )
 from gpu_assets.datasets.refusals import UNREADABLE, Rejection, reject
 from gpu_assets.datasets.scan import Entry, Look, look_at, scan
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.settings import Priority
 from resources.artifacts import sha256_file
+from resources.clock import utc_now
 from resources.workspace import PRIORITIES, Workspace
 
 SECONDS_BETWEEN_LOOKS = 1.0

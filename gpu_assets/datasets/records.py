@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.settings import Priority
 from resources.artifacts import is_complete, read_manifest, sha256_file, write_json
+from resources.clock import utc_now
 from resources.workspace import PRIORITIES, Workspace
 
 DATASET_KIND = "dataset"
@@ -188,8 +189,3 @@ def open_since(dataset: Dataset) -> datetime:
 def as_priority(value: object) -> Priority | None:
     """The value if it is a priority."""
     return cast(Priority, value) if value in PRIORITIES else None
-
-
-def utc_now() -> str:
-    """ISO 8601, UTC, seconds."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

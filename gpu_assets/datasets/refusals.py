@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gpu_assets.datasets.names import DATA_SUFFIX, SIDECAR_SUFFIX, display, slug, stem_of
-from gpu_assets.datasets.records import REFUSAL_KIND, utc_now
+from gpu_assets.datasets.records import REFUSAL_KIND
 from gpu_assets.datasets.scan import Entry
+from resources.clock import utc_now
 
 WANTED = f"a regular file named *{DATA_SUFFIX}, with or without a sidecar *{DATA_SUFFIX}{SIDECAR_SUFFIX}"
 

@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import polars as pl
 
-from gpu_assets.datasets.records import Dataset, find_dataset, sidecar_sha256, utc_now, write_refusal
+from gpu_assets.datasets.records import Dataset, find_dataset, sidecar_sha256, write_refusal
 from gpu_assets.errors import DatasetInvalid
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Settings
 from resources.artifacts import MANIFEST_FILE, publishing, read_manifest, sha256_file, sha256_json, write_json
+from resources.clock import utc_now
 from resources.workspace import Workspace
 from serving.skills import binary
 from validators import (

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +21,7 @@ from gpu_assets.evaluation.records import (
 from gpu_assets.evaluation.sets import check_golden_answers, problem_of
 from gpu_assets.training.records import Checkpoint
 from resources.artifacts import MANIFEST_FILE, is_complete, publishing, write_json
+from resources.clock import utc_now
 from resources.services import ChatAnswer
 from resources.workspace import Workspace
 from serving.skills import binary
@@ -147,6 +147,6 @@ def _summarize(
         truncation_rate=sum(answer.truncated for answer in answers) / n,
         loss=checkpoint.loss,
         seconds=round(seconds, 2),
-        scored_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        scored_at=utc_now(),
         folder=folder,
     )

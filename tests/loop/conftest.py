@@ -1,18 +1,16 @@
 """A whole platform: real sensors in a real Dagster daemon, a real inference server, a home of its own."""
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import dagster as dg
 import pytest
 from rich.console import Console
 
 from gpu_assets.cli.supervisor import Supervisor
-from gpu_assets.settings import PROJECT_ROOT, Settings, load_settings
-from tests.conftest import free_ports
+from gpu_assets.settings import Settings, load_settings
+from tests.conftest import write_hosts_with_free_ports
 
 OVERRIDES = {
     "hyperparams.batch_size": "32",
@@ -59,19 +57,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatfor
         patch.setenv(
             "OMP_NUM_THREADS", "1"
         )  # threads that wait for each other on a busy machine are forty times slower
-        patch.setenv("GPU_ASSETS_HOSTS_FILE", str(_hosts_with_free_ports(folder)))
+        patch.setenv("GPU_ASSETS_HOSTS_FILE", str(write_hosts_with_free_ports(folder)))
         settings = load_settings(OVERRIDES)
         with Supervisor(settings, OVERRIDES, Console(quiet=True)) as supervisor:
             supervisor.wait_healthy(120)
             with dg.DagsterInstance.from_config(str(supervisor.workspace.dagster)) as instance:
                 yield RunningPlatform(supervisor, instance)
-
-
-def _hosts_with_free_ports(folder: Path) -> Path:
-    hosts = json.loads((PROJECT_ROOT / "hosts.json").read_text())
-    dagster_port, inference_port = free_ports(2)
-    hosts["hosts"]["4090"]["services"]["dagster"]["port"] = dagster_port
-    hosts["hosts"]["3090"]["services"]["inference"]["port"] = inference_port
-    path = folder / "hosts.json"
-    path.write_text(json.dumps(hosts))
-    return path

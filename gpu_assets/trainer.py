@@ -34,8 +34,8 @@ def build(platform: Platform) -> dg.Definitions:
             dg.define_asset_job(TRAIN, ["checkpoints"], description="From validated datasets to the next checkpoint."),
         ],
         sensors=[
-            build_foundations_sensor(PREPARE),
-            build_inbox_sensor(platform.workspace, TAKE_IN),
+            build_foundations_sensor(platform, PREPARE),
+            build_inbox_sensor(platform, TAKE_IN),
             build_training_sensor(platform, TRAIN),
         ],
         resources={"platform": platform},

@@ -2,12 +2,15 @@
 
 import dagster as dg
 
+from gpu_assets.base_model.describe import what_base_model_lacks
 from gpu_assets.datasets.records import MAX_FAILURES
+from resources.platform import Platform
 
-FOUNDATIONS = ("base_model", "evaluation_sets")
+BASE_MODEL = dg.AssetKey("base_model")
+FOUNDATIONS = (BASE_MODEL, dg.AssetKey("evaluation_sets"))
 
 
-def build_foundations_sensor(job_name: str) -> dg.SensorDefinition:
+def build_foundations_sensor(platform: Platform, job_name: str) -> dg.SensorDefinition:
     """The sensor that starts a run over what of the foundations was never materialized."""
 
     @dg.sensor(
@@ -18,10 +21,14 @@ def build_foundations_sensor(job_name: str) -> dg.SensorDefinition:
         description="Makes the base model and the evaluation sets once; materialize them by hand after a change.",
     )
     def foundations_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        keys = [dg.AssetKey(name) for name in FOUNDATIONS]
-        missing = [key for key in keys if context.instance.get_latest_materialization_event(key) is None]
+        missing = [key for key in FOUNDATIONS if context.instance.get_latest_materialization_event(key) is None]
         if not missing:
             return dg.SkipReason("the base model and the evaluation sets are there")
+        lacking = what_base_model_lacks(platform.settings, platform.workspace)
+        if lacking is not None:
+            missing = [key for key in missing if key != BASE_MODEL]
+        if not missing:
+            return dg.SkipReason(f"the base model is waited for: {lacking}")
         newest = context.instance.get_runs(dg.RunsFilter(job_name=job_name), limit=MAX_FAILURES)
         if any(not run.is_finished for run in newest):
             return dg.SkipReason("a run over the foundations is queued or running")

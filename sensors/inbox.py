@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from gpu_assets.base_model.describe import what_base_model_lacks
 from gpu_assets.datasets.intake import DEFAULT_LIMITS, Limits, take_in
 from gpu_assets.datasets.records import (
     DATASETS_PARTITIONS,
@@ -23,6 +24,7 @@ from gpu_assets.datasets.records import (
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.settings import Priority
 from resources.artifacts import sha256_json
+from resources.platform import Platform
 from resources.workspace import PRIORITIES, Workspace
 from sensors.runs import (
     AD_HOC_JOB,
@@ -34,12 +36,11 @@ from sensors.runs import (
     attempts,
     count_open_runs,
     open_partitions,
+    run_size,
 )
 
 VALIDATED_DATASETS = dg.AssetKey("validated_datasets")
 DATASETS_TAG = "gpu_assets/datasets"
-KEYS_PER_RUN = (100, 10, 1)
-"""By the number of failures: what killed a run of many is found by making the next ones smaller."""
 MAX_RUNS_WITH_RETRIES = 10
 """Runs over what failed before are started only up to so many open ones: new files never wait behind them."""
 SHOWN_NOTES = 5
@@ -136,7 +137,7 @@ def _groups(order: Iterable[str], runnable: dict[str, Candidate]) -> Iterator[li
 def _belongs(candidate: Candidate, group: list[Candidate]) -> bool:
     first = group[0]
     is_alike = (candidate.priority, candidate.attempts.failed) == (first.priority, first.attempts.failed)
-    return is_alike and len(group) < KEYS_PER_RUN[first.attempts.failed]
+    return is_alike and len(group) < run_size(first.attempts.failed)
 
 
 def _segment(group: list[Candidate]) -> Segment:
@@ -147,7 +148,7 @@ def _segment(group: list[Candidate]) -> Segment:
 
 
 def build_inbox_sensor(
-    workspace: Workspace,
+    platform: Platform,
     job_name: str = "take_in",
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds: int = 2,
@@ -155,7 +156,12 @@ def build_inbox_sensor(
     pause: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.time,
 ) -> dg.SensorDefinition:
-    """The sensor over a workspace; `pause` and `now` are the clock of `take_in`."""
+    """The sensor over a platform's inbox; `pause` and `now` are the clock of `take_in`.
+
+    Without a base model, whose tokens the gates count, files are taken in and wait as partitions:
+    a run could only fail.
+    """
+    workspace, settle_s = platform.workspace, platform.settings.intake.settle_s
 
     @dg.sensor(
         name="inbox",
@@ -170,15 +176,27 @@ def build_inbox_sensor(
         # Open runs first: one that ends in between has recorded what it materialized.
         open_keys = open_partitions(instance, (job_name, AD_HOC_JOB), partitions)
         validated = instance.get_materialized_partitions(VALIDATED_DATASETS)
-        report = take_in(workspace, validated=validated, open_keys=open_keys, limits=limits, pause=pause, now=now)
+        report = take_in(
+            workspace,
+            validated=validated,
+            open_keys=open_keys,
+            limits=limits,
+            settle_s=settle_s,
+            pause=pause,
+            now=now,
+        )
         candidates, problems = find_candidates(instance, workspace, job_name, partitions, validated | open_keys)
         planned = plan(candidates, partitions, count_open_runs(instance, job_name))
-        notes = [*report.notes, *problems]
+        lacking = what_base_model_lacks(platform.settings, workspace) if planned.segments else None
+        notes = [] if lacking is None else [_waiting_sentence(planned, lacking)]
+        notes += [*report.notes, *problems]
         for note in notes:
             context.log.info(note)
-        if not planned.segments and not planned.new_partitions:
-            return dg.SkipReason(skip_sentence(notes, open_keys, planned.set_aside))
-        return _result(planned)
+        segments = planned.segments if lacking is None else ()
+        skip = None if segments else dg.SkipReason(skip_sentence(notes, open_keys, planned.set_aside))
+        if skip is not None and not planned.new_partitions:
+            return skip
+        return _result(segments, planned.new_partitions, skip)
 
     return inbox
 
@@ -200,10 +218,10 @@ def find_candidates(
             dataset = read_dataset(workspace.datasets / key)
             _ = standing_refusal(dataset.folder), open_since(dataset)
             datasets.append(dataset)
-        except ArtifactInvalid as error:
+        except (ArtifactInvalid, OSError) as error:
             problems.append(str(error))
     opened = {dataset.key: open_since(dataset) for dataset in datasets}
-    counted = attempts(instance, job_name, partitions, opened)
+    counted = attempts(instance, job_name, partitions, opened, shrinking=True)
     candidates = [
         Candidate(
             key=dataset.key,
@@ -231,9 +249,15 @@ def skip_sentence(notes: Sequence[str], open_keys: Collection[str], set_aside: S
     return "; ".join(sentences) or "the inbox is empty and every dataset is validated"
 
 
-def _result(planned: IntakePlan) -> dg.SensorResult:
-    additions = [dg.AddDynamicPartitionsRequest(DATASETS_PARTITIONS, list(planned.new_partitions))]
+def _waiting_sentence(planned: IntakePlan, lacking: str) -> str:
+    count = sum(len(segment.keys) for segment in planned.segments)
+    return f"{count} datasets wait for the base model, no run is started: {lacking}"
+
+
+def _result(segments: Iterable[Segment], new_partitions: Sequence[str], skip: dg.SkipReason | None) -> dg.SensorResult:
+    additions = [dg.AddDynamicPartitionsRequest(DATASETS_PARTITIONS, list(new_partitions))]
     return dg.SensorResult(
-        run_requests=[dg.RunRequest(run_key=segment.run_key, tags=segment.tags()) for segment in planned.segments],
-        dynamic_partitions_requests=additions if planned.new_partitions else [],
+        run_requests=[dg.RunRequest(run_key=segment.run_key, tags=segment.tags()) for segment in segments],
+        skip_reason=skip,
+        dynamic_partitions_requests=additions if new_partitions else [],
     )

@@ -23,6 +23,10 @@ AD_HOC_JOB = "__ASSET_JOB"
 ENDED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS)
 OPEN = tuple(status for status in dg.DagsterRunStatus if status not in ENDED)
 PAGE = 500
+KEYS_PER_RUN = (100, 10, 1)
+"""By the number of failures: what killed a run of many is found by making the next ones smaller."""
+SETTING = "SettingsError"
+"""Value of `PERMANENT_TAG` where the cause is the set-up, so that no smaller run would pass."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,19 @@ def count_open_runs(instance: dg.DagsterInstance, job_name: str) -> int:
     return instance.get_runs_count(dg.RunsFilter(job_name=job_name, statuses=list(OPEN)))
 
 
+def run_size(failed: int) -> int:
+    """How many keys the next run over keys that failed so often holds at most."""
+    return KEYS_PER_RUN[min(failed, len(KEYS_PER_RUN) - 1)]
+
+
 def attempts(
     instance: dg.DagsterInstance,
     job_name: str,
     partitions: Sequence[str],
     since: Mapping[str, datetime],
     named: Callable[[dg.DagsterRun], Sequence[str]] = lambda run: (),
+    *,
+    shrinking: bool = False,
 ) -> dict[str, Attempts]:
     """For each key of `since`, the runs of the job over it that ended at that time or later.
 
@@ -65,20 +76,28 @@ def attempts(
         partitions: all keys, in the order in which they were added.
         since: when counting begins, aware of its time zone; keys that are not in it are not counted.
         named: the keys that a run names itself; where it names none, it is all that it covers.
+        shrinking: the job's runs get smaller by `run_size`, so failures of runs over several keys never set a
+            key aside: they count at most until it has a run of its own.
     """
     if not since:
         return {}
     positions = _positions(partitions)
     counted = dict.fromkeys(since, Attempts())
+    shared = dict.fromkeys(since, 0)
     earliest = min(since.values()) - timedelta(minutes=1)
     filters = dg.RunsFilter(job_name=job_name, statuses=list(ENDED), updated_after=earliest)
     for record in _records(instance, filters):
-        failed = _failures(record)
         run = record.dagster_run
-        for key in named(run) or covered(run.tags, partitions, positions):
+        keys = named(run) or covered(run.tags, partitions, positions)
+        is_shared = shrinking and len(keys) > 1 and run.tags.get(PERMANENT_TAG) != SETTING
+        failed = _failures(run, len(keys) if is_shared else 1)
+        for key in keys:
             if key in since and _ended_at(record) >= since[key].timestamp():
-                counted[key] = Attempts(counted[key].failed + failed, counted[key].ended + 1)
-    return counted
+                shared[key] += failed if is_shared else 0
+                counted[key] = Attempts(counted[key].failed + (0 if is_shared else failed), counted[key].ended + 1)
+    return {
+        key: Attempts(found.failed + min(shared[key], MAX_FAILURES - 1), found.ended) for key, found in counted.items()
+    }
 
 
 def failed_attempts(
@@ -87,16 +106,24 @@ def failed_attempts(
     partitions: Sequence[str],
     since: Mapping[str, datetime],
     named: Callable[[dg.DagsterRun], Sequence[str]] = lambda run: (),
+    *,
+    shrinking: bool = False,
 ) -> dict[str, int]:
     """How often runs of the job over each key of `since` failed from that time on; a canceled run did not fail."""
-    return {key: counted.failed for key, counted in attempts(instance, job_name, partitions, since, named).items()}
+    found = attempts(instance, job_name, partitions, since, named, shrinking=shrinking)
+    return {key: counted.failed for key, counted in found.items()}
 
 
-def _failures(record: dg.RunRecord) -> int:
-    """What a run counts: a failure that another try cannot mend counts as often as would be tried."""
-    if record.dagster_run.status != dg.DagsterRunStatus.FAILURE:
+def _failures(run: dg.DagsterRun, keys: int) -> int:
+    """What a run counts: a failure that another try cannot mend counts until the next run holds fewer keys.
+
+    So the third failure, which is the last, is always of a run of one key.
+    """
+    if run.status != dg.DagsterRunStatus.FAILURE:
         return 0
-    return MAX_FAILURES if PERMANENT_TAG in record.dagster_run.tags else 1
+    if PERMANENT_TAG not in run.tags:
+        return 1
+    return next((failed for failed in range(1, MAX_FAILURES) if run_size(failed) < keys), MAX_FAILURES)
 
 
 def covered(

@@ -1,4 +1,4 @@
-"""The training sensor: what is validated and not trained, by priority, up to a budget of rows.
+"""The training sensor: what is validated and not trained in the line of the base model, by priority.
 
 Level-triggered: the plan is made anew each tick from what is materialized and what is running, so
 a missed event or a crash costs one tick. `plan_training` is pure; `build_training_sensor` reads,
@@ -6,36 +6,44 @@ calls it and requests the run.
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
+from gpu_assets.base_model.describe import what_base_model_lacks
+from gpu_assets.base_model.present import present_weights
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, find_dataset, open_since
 from gpu_assets.datasets.validate import read_validated
-from gpu_assets.training.publish import unfinished_datasets
+from gpu_assets.training.records import BASE_WEIGHTS
+from gpu_assets.training.work import unfinished_datasets
 from resources.artifacts import is_complete
 from resources.platform import Platform
 from sensors.runs import (
     AD_HOC_JOB,
+    PAGE,
     PRIORITY_TAG,
     PRIORITY_TAGS,
     RANGE_END_TAG,
     RANGE_START_TAG,
     failed_attempts,
     open_partitions,
+    run_size,
 )
 
+CHECKPOINTS = dg.AssetKey("checkpoints")
 TAKE_IN_JOB = "take_in"
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A validated dataset that no checkpoint was trained on."""
+    """A validated dataset that no checkpoint of the line was trained on; `failed` as `attempts` counts."""
 
     key: str
     rows: int
     priority: str
+    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,19 +62,24 @@ def plan_training(
 ) -> TrainingRun | None:
     """The next run, or None if nothing waits.
 
+    What comes first, by priority and then by age, decides how often the datasets of the run failed before, and
+    so how many it holds: what failed in a run of many is tried in smaller ones, until what fails is alone.
+
     Args:
         waiting: what could be trained on, in any order.
         order: all partition keys, in the order in which they were added.
         max_rows: the budget; the first dataset is always taken.
         unfinished: the datasets of a plan that has a resume point; they go first, and alone, so
-            that the run goes on where it was stopped.
+            that the run goes on where it was stopped. One that failed so often that each of its datasets
+            needs a run of its own is given up.
     """
     place = {key: position for position, key in enumerate(order)}
     by_key = {entry.key: entry for entry in waiting if entry.key in place}
-    if unfinished and all(key in by_key for key in unfinished):
-        chosen = [by_key[key] for key in unfinished]
+    stopped = [by_key[key] for key in unfinished if key in by_key]
+    if stopped and len(stopped) == len(unfinished) and _can_go_on(stopped):
+        chosen = stopped
     else:
-        chosen = _within_budget(_by_priority(by_key, place), max_rows)
+        chosen = _next(_by_priority(by_key, place), max_rows)
     if not chosen:
         return None
     spanned = sorted((entry.key for entry in chosen), key=place.__getitem__)
@@ -83,10 +96,19 @@ def _by_priority(waiting: Mapping[str, Waiting], place: Mapping[str, int]) -> li
     return sorted(waiting.values(), key=lambda entry: (-int(PRIORITY_TAGS[entry.priority]), place[entry.key]))
 
 
-def _within_budget(ordered: Sequence[Waiting], max_rows: int) -> list[Waiting]:
+def _can_go_on(stopped: Sequence[Waiting]) -> bool:
+    return len(stopped) == 1 or run_size(max(entry.failed for entry in stopped)) > 1
+
+
+def _next(ordered: Sequence[Waiting], max_rows: int) -> list[Waiting]:
+    """Datasets that failed as often as the first, within the budget; new ones are limited by that alone."""
+    if not ordered:
+        return []
+    failed = ordered[0].failed
+    alike = [entry for entry in ordered if entry.failed == failed]
     chosen: list[Waiting] = []
     rows = 0
-    for entry in ordered:
+    for entry in alike[: run_size(failed)] if failed else alike:
         if chosen and rows + entry.rows > max_rows:
             break
         chosen.append(entry)
@@ -96,6 +118,7 @@ def _within_budget(ordered: Sequence[Waiting], max_rows: int) -> list[Waiting]:
 
 def build_training_sensor(platform: Platform, job_name: str) -> dg.SensorDefinition:
     """The sensor that starts training runs, one at a time."""
+    trained = Trained()
 
     @dg.sensor(
         name="training_sensor",
@@ -109,24 +132,58 @@ def build_training_sensor(platform: Platform, job_name: str) -> dg.SensorDefinit
         order = list(instance.get_dynamic_partitions(DATASETS_PARTITIONS))
         if open_partitions(instance, [job_name, AD_HOC_JOB], order):
             return dg.SkipReason("a training run is queued or running; it takes no more datasets once planned")
-        waiting, set_aside = _waiting(instance, platform, job_name, order)
-        run = plan_training(
-            waiting, order, platform.settings.hyperparams.max_rows_per_run, unfinished_datasets(platform.workspace)
-        )
+        base = present_weights(platform.settings, platform.workspace)
+        waiting, set_aside = _waiting(instance, platform, job_name, order, trained.in_line(instance, base))
+        unfinished = unfinished_datasets(platform.workspace, base) if base is not None else []
+        run = plan_training(waiting, order, platform.settings.hyperparams.max_rows_per_run, unfinished)
         if run is None:
-            tail = (
-                f"; set aside after failed runs, until `gpu-assets queue retry KEY`: {', '.join(set_aside)}"
-                if set_aside
-                else ""
-            )
-            return dg.SkipReason(f"no validated dataset waits for training{tail}")
+            return dg.SkipReason(f"no validated dataset waits for training{_set_aside_sentence(set_aside)}")
+        if (lacking := what_base_model_lacks(platform.settings, platform.workspace)) is not None:
+            return dg.SkipReason(f"{len(waiting)} datasets wait for training, and they for the base model: {lacking}")
         return _request(run)
 
     return training_sensor
 
 
+class Trained:
+    """What was trained in the line of a base model, from the newest materialization of each partition.
+
+    Remembers which base model a materialization names, so that a tick reads only those that are new to it.
+    """
+
+    def __init__(self) -> None:
+        self._base_of: dict[int, str | None] = {}
+
+    def in_line(self, instance: dg.DagsterInstance, base_weights: str | None) -> set[str]:
+        """The partitions whose newest checkpoint began at these weights; none where there is no base model.
+
+        A materialization that names no base model was reported by hand and counts for every line.
+        """
+        newest = instance.event_log_storage.get_latest_storage_id_by_partition(
+            CHECKPOINTS, dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
+        self._read(instance, [found for found in newest.values() if found not in self._base_of])
+        if base_weights is None:
+            return set()
+        return {key for key, found in newest.items() if self._base_of.get(found) in (base_weights, None)}
+
+    def _read(self, instance: dg.DagsterInstance, storage_ids: Sequence[int]) -> None:
+        for start in range(0, len(storage_ids), PAGE):
+            wanted = dg.AssetRecordsFilter(asset_key=CHECKPOINTS, storage_ids=list(storage_ids[start : start + PAGE]))
+            for record in instance.fetch_materializations(wanted, limit=PAGE).records:
+                event = record.asset_materialization
+                base = event.metadata.get(BASE_WEIGHTS) if event is not None else None
+                self._base_of[record.storage_id] = None if base is None else str(base.value)
+
+
+def _set_aside_sentence(keys: Sequence[str]) -> str:
+    if not keys:
+        return ""
+    return f"; set aside after failed runs, until `gpu-assets queue retry KEY`: {', '.join(keys)}"
+
+
 def _waiting(
-    instance: dg.DagsterInstance, platform: Platform, job_name: str, order: Sequence[str]
+    instance: dg.DagsterInstance, platform: Platform, job_name: str, order: Sequence[str], trained: AbstractSet[str]
 ) -> tuple[list[Waiting], list[str]]:
     """What could be trained on now, and what failed too often.
 
@@ -134,15 +191,14 @@ def _waiting(
     what somebody removed from the disk.
     """
     validated = instance.get_materialized_partitions(dg.AssetKey("validated_datasets"))
-    trained = instance.get_materialized_partitions(dg.AssetKey("checkpoints"))
     present = {
         key for key in dataset_keys(platform.workspace) if is_complete(platform.workspace.datasets / key / "validated")
     }
     untrained = (validated - trained - open_partitions(instance, [TAKE_IN_JOB], order)) & present
     since = {key: open_since(find_dataset(platform.workspace, key)) for key in untrained}
-    failures = failed_attempts(instance, job_name, order, since, trained_keys)
+    failures = failed_attempts(instance, job_name, order, since, trained_keys, shrinking=True)
     set_aside = sorted(key for key in untrained if failures.get(key, 0) >= MAX_FAILURES)
-    waiting = [_read_waiting(platform, key) for key in sorted(untrained - set(set_aside))]
+    waiting = [_read_waiting(platform, key, failures.get(key, 0)) for key in sorted(untrained - set(set_aside))]
     return waiting, set_aside
 
 
@@ -152,9 +208,9 @@ def trained_keys(run: dg.DagsterRun) -> Sequence[str]:
     return list(ops.get("checkpoints", {}).get("config", {}).get("datasets", []))
 
 
-def _read_waiting(platform: Platform, key: str) -> Waiting:
+def _read_waiting(platform: Platform, key: str, failed: int) -> Waiting:
     rows = read_validated(platform.workspace, key).rows
-    return Waiting(key, rows, find_dataset(platform.workspace, key).priority)
+    return Waiting(key, rows, find_dataset(platform.workspace, key).priority, failed)
 
 
 def _request(run: TrainingRun) -> dg.RunRequest:

@@ -1,21 +1,32 @@
 """The starting weights: a folder of the user's, or the built-in preset."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from gpu_assets.base_model.present import base_model_folder
 from gpu_assets.base_model.records import BASE_MODEL_KIND, BaseModel, RendererRecord
 from gpu_assets.base_model.tiny import write_tiny_model
-from gpu_assets.errors import ArtifactInvalid, SettingsError
+from gpu_assets.errors import ArtifactInvalid, PlatformError, SettingsError
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import PRESET_PREFIX, Locked, Settings
-from resources.artifacts import MANIFEST_FILE, is_complete, publishing, read_manifest, weights_sha256, write_json
+from resources.artifacts import (
+    MANIFEST_FILE,
+    WEIGHTS_SUFFIX,
+    is_complete,
+    publishing,
+    read_manifest,
+    weights_sha256,
+    write_json,
+)
 from resources.clock import utc_now
 from resources.workspace import Workspace
 
 PRESETS = ("tiny",)
+TOKENIZER_FILE = "tokenizer.json"
 
 
 def ensure_base_model(settings: Settings, workspace: Workspace) -> BaseModel:
@@ -26,23 +37,37 @@ def ensure_base_model(settings: Settings, workspace: Workspace) -> BaseModel:
             one that config.json locks.
         ArtifactInvalid: if the folder is not a model, or is not what its manifest says.
     """
+    folder = base_model_folder(settings, workspace)
     if settings.uses_preset:
-        preset = settings.model_path.removeprefix(PRESET_PREFIX)
-        seed = settings.hyperparams.seed
-        folder = workspace.models / f"{preset}-seed{seed}"
         with FileLock(workspace.models / ".preset.lock"):  # two runs of a first start may want it at once
             if not is_complete(folder):
-                init_model(preset, folder, seed)
+                init_model(settings.model_path.removeprefix(PRESET_PREFIX), folder, settings.hyperparams.seed)
     else:
-        folder = (workspace.models / settings.model_path).resolve()
-        if not folder.is_dir():
-            raise SettingsError(
-                f"model_path is {settings.model_path!r}, but {folder} is not a folder; put the model there, "
-                f"or set model_path to {PRESET_PREFIX}tiny"
-            )
+        _check_folder(settings, folder)
     model = describe_base_model(folder, settings)
     check_locked(model, settings.locked)
     return model
+
+
+def what_base_model_lacks(settings: Settings, workspace: Workspace) -> str | None:
+    """Why `ensure_base_model` would fail now, as far as file names and config.json tell; None if it may succeed.
+
+    Reads no weights and no tokenizer, so that sensors can ask at every tick.
+    """
+    folder = base_model_folder(settings, workspace)
+    try:
+        if settings.uses_preset:
+            _check_preset(settings.model_path.removeprefix(PRESET_PREFIX))
+            return None
+        _check_folder(settings, folder)
+        shape = _Shape.read(folder)
+        for name in (f"*{WEIGHTS_SUFFIX}", TOKENIZER_FILE):
+            if not any(folder.glob(name)):
+                return f"{folder} holds no {name}; put the whole model there"
+        _check_locked(folder, shape, settings.locked)
+    except PlatformError as error:
+        return str(error)
+    return None
 
 
 def init_model(preset: str, folder: Path, seed: int) -> dict[str, Any]:
@@ -51,8 +76,7 @@ def init_model(preset: str, folder: Path, seed: int) -> dict[str, Any]:
     Raises:
         SettingsError: if the preset is unknown or the folder exists and holds something else.
     """
-    if preset not in PRESETS:
-        raise SettingsError(f"preset {preset!r} is unknown; known presets: {', '.join(PRESETS)}")
+    _check_preset(preset)
     if folder.exists() and not is_complete(folder) and any(folder.iterdir()):
         raise SettingsError(f"{folder} is not empty and holds no model of ours; choose another folder")
     with publishing(folder) as temporary:
@@ -87,7 +111,7 @@ def describe_base_model(folder: Path, settings: Settings) -> BaseModel:
                 f"{folder}: the weights are {fingerprint[:8]}, its {MANIFEST_FILE} says {recorded[:8]}; restore the "
                 "weights, or delete the folder"
             )
-    config = _read_config(folder)
+    shape = _Shape.read(folder)
     renderer = Renderer.load(folder, settings.profile.name, settings.profile.system_prompt)
     return BaseModel(
         name=folder.name,
@@ -95,9 +119,9 @@ def describe_base_model(folder: Path, settings: Settings) -> BaseModel:
         source=settings.model_path,
         weights_sha256=fingerprint,
         renderer=RendererRecord.of(renderer),
-        architecture=str((config.get("architectures") or ["unknown"])[0]),
-        max_context_length=int(config.get("max_position_embeddings", 0)),
-        vocab_size=int(config.get("vocab_size", 0)),
+        architecture=shape.architecture,
+        max_context_length=shape.max_context_length,
+        vocab_size=shape.vocab_size,
         size_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
     )
 
@@ -108,20 +132,58 @@ def check_locked(model: BaseModel, locked: Locked) -> None:
     Raises:
         SettingsError: naming every field that differs, what was seen and what is locked.
     """
+    _check_locked(model.folder, _Shape(model.architecture, model.vocab_size, model.max_context_length), locked)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What config.json says of a model, as far as it is locked."""
+
+    architecture: str
+    vocab_size: int
+    max_context_length: int
+
+    @classmethod
+    def read(cls, folder: Path) -> "_Shape":
+        config = _read_config(folder)
+        try:
+            return cls(
+                architecture=str((config.get("architectures") or ["unknown"])[0]),
+                vocab_size=int(config.get("vocab_size", 0)),
+                max_context_length=int(config.get("max_position_embeddings", 0)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactInvalid(f"{folder / 'config.json'} is not a model's: {error}") from None
+
+
+def _check_locked(folder: Path, shape: _Shape, locked: Locked) -> None:
     differences = []
-    if model.architecture != locked.model_architecture:
-        differences.append(f"model_architecture is {model.architecture!r}, locked to {locked.model_architecture!r}")
-    if model.vocab_size != locked.vocab_size:
-        differences.append(f"vocab_size is {model.vocab_size}, locked to {locked.vocab_size}")
-    if model.max_context_length < locked.max_context_length:
+    if shape.architecture != locked.model_architecture:
+        differences.append(f"model_architecture is {shape.architecture!r}, locked to {locked.model_architecture!r}")
+    if shape.vocab_size != locked.vocab_size:
+        differences.append(f"vocab_size is {shape.vocab_size}, locked to {locked.vocab_size}")
+    if shape.max_context_length < locked.max_context_length:
         differences.append(
-            f"the context of {model.max_context_length} tokens is shorter than max_context_length, "
+            f"the context of {shape.max_context_length} tokens is shorter than max_context_length, "
             f"locked to {locked.max_context_length}"
         )
     if differences:
         raise SettingsError(
-            f"{model.folder} is not the locked model {locked.base_model!r}: {'; '.join(differences)}. "
+            f"{folder} is not the locked model {locked.base_model!r}: {'; '.join(differences)}. "
             "Correct model_path or locked in config.json."
+        )
+
+
+def _check_preset(preset: str) -> None:
+    if preset not in PRESETS:
+        raise SettingsError(f"preset {preset!r} is unknown; known presets: {', '.join(PRESETS)}")
+
+
+def _check_folder(settings: Settings, folder: Path) -> None:
+    if not folder.is_dir():
+        raise SettingsError(
+            f"model_path is {settings.model_path!r}, but {folder} is not a folder; put the model there, "
+            f"or set model_path to {PRESET_PREFIX}tiny"
         )
 
 

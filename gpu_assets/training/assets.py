@@ -9,7 +9,7 @@ from gpu_assets.datasets.assets import DATASETS
 from gpu_assets.datasets.validate import ValidatedDataset, read_validated
 from gpu_assets.errors import PlatformError, SettingsError
 from gpu_assets.training.config import TrainingConfig
-from gpu_assets.training.records import Checkpoint, TrainingDataset
+from gpu_assets.training.records import BASE_WEIGHTS, Checkpoint, TrainingDataset
 from gpu_assets.training.run import require_rows, run_training
 from resources.deployed import read_deployed
 from resources.events import failure, record_check, record_materialization
@@ -105,6 +105,7 @@ def _record(context: dg.AssetExecutionContext, key: str, checkpoint: Checkpoint,
             "weights_sha256": checkpoint.weights_sha256,
             "parent": manifest["parent"]["name"],
             "parent_weights_sha256": checkpoint.parent_sha256,
+            BASE_WEIGHTS: checkpoint.base_weights_sha256,
             "datasets": dg.MetadataValue.json(manifest["datasets"]),
             "dagster/row_count": manifest["rows"],
             "epochs": manifest["epochs"],

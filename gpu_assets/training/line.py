@@ -29,9 +29,15 @@ def list_checkpoints(workspace: Workspace) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.sequence)
 
 
-def line_of(base: BaseModel, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """The checkpoints that began at this base model, in order."""
-    return [checkpoint for checkpoint in checkpoints if checkpoint.base_weights_sha256 == base.weights_sha256]
+def line_of(base_weights: str, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints that began at the base model with these weights, in order."""
+    return [checkpoint for checkpoint in checkpoints if checkpoint.base_weights_sha256 == base_weights]
+
+
+def head_of(base_weights: str, checkpoints: Iterable[Checkpoint]) -> str:
+    """The weights from which the line goes on: the newest checkpoint's, or the base model's where it has none."""
+    line = line_of(base_weights, checkpoints)
+    return line[-1].weights_sha256 if line else base_weights
 
 
 def parent_at(base: BaseModel, line: list[Checkpoint], weights_sha256: str | None = None) -> Parent:

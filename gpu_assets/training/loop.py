@@ -4,6 +4,8 @@ Everything that decides the weights is in the plan; everything that changes whil
 the resume point: model, optimizer, random states, and the progress, which holds the position in
 the plan's batches and how often each sequence has been seen. A killed run goes on from its last
 resume point, and ends in the weights that an undisturbed run would have had, bit for bit on a CPU.
+The machine's share (device, precision, layout of the batches) is in the plan too, so a resume point
+is gone on from only where it was made alike.
 Torch code: import inside the function that needs it.
 """
 
@@ -17,32 +19,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import get_int_from_env
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from gpu_assets.errors import ArtifactInvalid, TrainingDiverged
+from gpu_assets.errors import ArtifactInvalid, SettingsError, TrainingDiverged
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Hyperparams
 from gpu_assets.training.batches import Batch, BatchLimits, Layout, epoch_batches, padding_share
 from gpu_assets.training.loss import SupervisedLoss, collate
-from gpu_assets.training.records import TrainingOutcome, TrainingPlan
+from gpu_assets.training.records import Numerics, TrainingOutcome, TrainingPlan
+from gpu_assets.training.resume import load_resume_point, save_resume_point
 from gpu_assets.training.samples import Samples, load_samples
 from gpu_assets.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
 
-RESUME_FOLDER = "resume"
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Where torch's and MPI's launchers say how many processes they started."""
 LOG_INTERVAL_S = 10.0
 CURVE_POINTS = 200
 
 
 @dataclass
 class Progress:
-    """What a resume point holds beside weights and optimizer; `step` counts optimizer steps of this run."""
+    """What a resume point holds beside weights and optimizer.
+
+    `step` counts optimizer steps of this run; `fresh_optimizer` is whether it began without its parent's state.
+    """
 
     num_sequences: int
+    fresh_optimizer: bool = True
     step: int = 0
     seen: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -52,7 +61,13 @@ class Progress:
         self.seen = self.seen or [0] * self.num_sequences
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "seen": self.seen, "losses": self.losses, "seconds": self.seconds}
+        return {
+            "step": self.step,
+            "seen": self.seen,
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "fresh_optimizer": self.fresh_optimizer,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if len(state["seen"]) != self.num_sequences:
@@ -60,7 +75,7 @@ class Progress:
                 f"the resume point counts {len(state['seen'])} sequences, the plan has {self.num_sequences}"
             )
         self.step, self.seen, self.losses = state["step"], state["seen"], state["losses"]
-        self.seconds = state["seconds"]
+        self.seconds, self.fresh_optimizer = state["seconds"], state["fresh_optimizer"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +89,26 @@ class _Run:
     samples: Samples
     steps: Sequence[tuple[Batch, ...]]
     layout: Layout
-    fresh_optimizer: bool
     pad_id: int
+
+
+def numerics_here(hyperparams: Hyperparams) -> Numerics:
+    """What this process trains with: the device that torch finds, its precision, and the layout that suits it.
+
+    Raises:
+        SettingsError: if the training was started in more than one process.
+    """
+    processes = get_int_from_env(WORLD_SIZES, 1)
+    if processes > 1:
+        raise SettingsError(
+            f"training was started in {processes} processes; one process on one device is supported: start it without "
+            "`accelerate launch`, torchrun or mpirun, or with one process"
+        )
+    device = PartialState().device.type
+    precision = hyperparams.fp_precision
+    if precision == "auto":
+        precision = "bf16" if device == "cuda" else "fp32"
+    return Numerics(device, precision, layout="packed" if device == "cuda" else "padded")
 
 
 def train(
@@ -84,20 +117,20 @@ def train(
     parent_optimizer: Path | None,
     report: Callable[[str], None] = logger.info,
 ) -> TrainingOutcome:
-    """Carry out a plan in its work folder, from its resume point if it has one.
+    """Carry out a plan in its work folder, from its newest usable resume point if it has one.
 
     Args:
-        work: holds the resume point while training and the trained model afterwards.
+        work: holds the resume points while training and the trained model afterwards.
         parent_optimizer: a folder with the parent's optimizer state, or None for a new one.
         report: called with a sentence of progress about every ten seconds.
 
     Raises:
-        TrainingDiverged: if the loss is not finite. The resume point is left; nothing is published.
+        TrainingDiverged: if the loss is not finite; no model is left in `work`.
     """
     renderer = Renderer.load(plan.parent.folder, plan.renderer.profile, plan.renderer.system_prompt)
     samples = load_samples(plan.datasets, renderer, plan.hyperparams.max_length)
     run = _prepare(plan, samples, parent_optimizer, renderer.end_token_id)
-    resumed_from = _resume(run, work)
+    resumed_from = load_resume_point(work, lambda folder: run.accelerator.load_state(str(folder)), report)
     if resumed_from is not None:
         report(f"going on from the resume point at step {resumed_from} of {len(run.steps)}")
     _run_steps(run, plan, work, report)
@@ -108,7 +141,7 @@ def train(
 def _prepare(plan: TrainingPlan, samples: Samples, parent_optimizer: Path | None, pad_id: int) -> _Run:
     hyperparams = plan.hyperparams
     torch.manual_seed(hyperparams.seed)
-    accelerator = Accelerator(mixed_precision=_mixed_precision(hyperparams))
+    accelerator = Accelerator(mixed_precision="bf16" if plan.numerics.precision == "bf16" else "no")
     model = _load_model(plan.parent.folder, hyperparams)
     loss = SupervisedLoss(model).train()
     optimizer = torch.optim.AdamW(
@@ -122,11 +155,11 @@ def _prepare(plan: TrainingPlan, samples: Samples, parent_optimizer: Path | None
     if parent_optimizer is not None:
         state = torch.load(parent_optimizer / "optimizer.bin", map_location=accelerator.device, weights_only=True)
         optimizer.load_state_dict(state)
-    progress = Progress(len(samples.sequences))
+    progress = Progress(len(samples.sequences), fresh_optimizer=parent_optimizer is None)
     accelerator.register_for_checkpointing(progress)
-    layout: Layout = "packed" if accelerator.device.type == "cuda" else "padded"
+    layout = plan.numerics.layout
     steps = plan_steps(samples.lengths, hyperparams, layout)
-    return _Run(accelerator, loss, optimizer, progress, samples, steps, layout, parent_optimizer is None, pad_id)
+    return _Run(accelerator, loss, optimizer, progress, samples, steps, layout, pad_id)
 
 
 def plan_steps(lengths: Sequence[int], hyperparams: Hyperparams, layout: Layout) -> list[tuple[Batch, ...]]:
@@ -145,7 +178,7 @@ def _run_steps(run: _Run, plan: TrainingPlan, work: Path, report: Callable[[str]
     begun, reported = time.monotonic() - progress.seconds, time.monotonic()
     bar = tqdm(total=total, initial=progress.step, desc="training", unit="step", disable=None)
     while progress.step < total:
-        rate = learning_rate(progress.step, total, plan.hyperparams, fresh_optimizer=run.fresh_optimizer)
+        rate = learning_rate(progress.step, total, plan.hyperparams, fresh_optimizer=progress.fresh_optimizer)
         loss = _optimizer_step(run, run.steps[progress.step], rate, plan.hyperparams.max_grad_norm)
         _check_finite(loss, plan, progress.step)
         progress.losses.append(loss)
@@ -157,7 +190,7 @@ def _run_steps(run: _Run, plan: TrainingPlan, work: Path, report: Callable[[str]
             reported = time.monotonic()
             report(f"step {progress.step} of {total}, loss {loss:.4f}")
         if progress.step % plan.hyperparams.save_steps == 0 and progress.step < total:
-            _save_resume_point(run.accelerator, work)
+            save_resume_point(work, progress.step, lambda folder: run.accelerator.save_state(str(folder)))
     bar.close()
 
 
@@ -186,28 +219,6 @@ def _optimizer_step(run: _Run, batches: Sequence[Batch], rate: float, max_grad_n
         run.optimizer.step()
     run.optimizer.zero_grad()
     return total / supervised
-
-
-def _save_resume_point(accelerator: Accelerator, work: Path) -> None:
-    """Write the state beside the last one, then take its place by rename."""
-    new, current, old = (work / f"{RESUME_FOLDER}{suffix}" for suffix in (".new", "", ".old"))
-    shutil.rmtree(new, ignore_errors=True)
-    accelerator.save_state(str(new))
-    shutil.rmtree(old, ignore_errors=True)
-    if current.exists():
-        current.rename(old)
-    new.rename(current)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _resume(run: _Run, work: Path) -> int | None:
-    """Load the newest complete resume point; the step it stands at, or None if there is none."""
-    for suffix in ("", ".old"):
-        folder = work / f"{RESUME_FOLDER}{suffix}"
-        if folder.is_dir():
-            run.accelerator.load_state(str(folder))
-            return run.progress.step
-    return None
 
 
 def _finish(run: _Run, plan: TrainingPlan, work: Path, resumed_from: int | None) -> TrainingOutcome:
@@ -260,12 +271,6 @@ def _check_every_row_seen(progress: Progress, epochs: int) -> None:
     wrong = sum(1 for count in progress.seen if count != epochs)
     if wrong:
         raise AssertionError(f"{wrong} of {progress.num_sequences} sequences were not seen exactly {epochs} times")
-
-
-def _mixed_precision(hyperparams: Hyperparams) -> str:
-    if hyperparams.fp_precision == "auto":
-        return "bf16" if torch.cuda.is_available() else "no"
-    return "bf16" if hyperparams.fp_precision == "bf16" else "no"
 
 
 def _load_model(folder: Path, hyperparams: Hyperparams) -> PreTrainedModel:

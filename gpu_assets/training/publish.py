@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from gpu_assets.errors import ArtifactInvalid
@@ -15,6 +14,7 @@ from gpu_assets.training.records import (
     checkpoint_name,
     token_count_json,
 )
+from gpu_assets.training.work import OPTIMIZERS
 from resources.artifacts import MANIFEST_FILE, is_complete, publishing, weights_sha256, write_json
 from resources.clock import utc_now
 from resources.workspace import Workspace
@@ -27,12 +27,11 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
+OPTIMIZER_KIND = "optimizer_state"
 OPTIMIZER_STATES_KEPT = 2
 
 
-def publish_checkpoint(
-    plan: TrainingPlan, outcome: TrainingOutcome, workspace: Workspace, published: Sequence[Checkpoint]
-) -> Checkpoint:
+def publish_checkpoint(plan: TrainingPlan, outcome: TrainingOutcome, workspace: Workspace) -> Checkpoint:
     """Publish the outcome as the next checkpoint; tokenizer and template come along from the parent.
 
     The manifest is written last and the folder appears by rename. The optimizer's state is kept
@@ -54,61 +53,30 @@ def publish_checkpoint(
             for name in TOKENIZER_FILES:
                 if (plan.parent.folder / name).is_file():
                     shutil.copy2(plan.parent.folder / name, temporary / name)
-            sequence = 1 + max((checkpoint.sequence for checkpoint in published), default=0)
+            sequence = 1 + max((checkpoint.sequence for checkpoint in list_checkpoints(workspace)), default=0)
             write_json(temporary / MANIFEST_FILE, _manifest(plan, outcome, final.name, step, weights, sequence))
     return Checkpoint.read(final)
-
-
-def work_folder(plan: TrainingPlan, workspace: Workspace) -> Path:
-    """The folder of a plan's resume point; it is made, and the plan is written into it."""
-    folder = workspace.training / plan.plan_id[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "plan.json", plan.to_json())
-    return folder
 
 
 def optimizer_of(weights: str, workspace: Workspace) -> Path | None:
     """The kept optimizer state of a checkpoint, or None if there is none any more."""
     folder = _optimizer_states(workspace) / weights
-    return folder if folder.is_dir() else None
-
-
-def unfinished_datasets(workspace: Workspace) -> list[str]:
-    """The datasets of a plan whose resume point can be gone on from, in its order; empty if there is none.
-
-    A plan from another parent than the newest checkpoint is void: its weights would not follow.
-    """
-    published = list_checkpoints(workspace)
-    for path in sorted(workspace.training.glob("*/plan.json")):
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        follows = (
-            plan["parent"]["weights_sha256"] == published[-1].weights_sha256
-            if published
-            else plan["parent"]["kind"] == "base_model"
-        )
-        if follows and any(path.parent.glob("resume*")):
-            return [dataset["key"] for dataset in plan["datasets"]]
-    return []
-
-
-def discard_work(workspace: Workspace) -> None:
-    """Remove every resume point; called when a checkpoint was published, which makes them void."""
-    for folder in workspace.training.iterdir():
-        if folder != _optimizer_states(workspace):
-            shutil.rmtree(folder)
+    return folder if is_complete(folder) else None
 
 
 def _optimizer_states(workspace: Workspace) -> Path:
-    return workspace.training / "optimizers"
+    return workspace.training / OPTIMIZERS
 
 
 def _keep_optimizer(source: Path, weights: str, workspace: Workspace) -> None:
     states = _optimizer_states(workspace)
     states.mkdir(parents=True, exist_ok=True)
-    target = states / weights
-    if not target.exists():
-        source.rename(target)
-    kept = sorted(states.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    if not is_complete(states / weights):
+        with publishing(states / weights) as temporary:
+            for file in source.iterdir():
+                file.rename(temporary / file.name)
+            write_json(temporary / MANIFEST_FILE, {"kind": OPTIMIZER_KIND, "format": 1, "weights_sha256": weights})
+    kept = sorted(filter(is_complete, states.iterdir()), key=lambda path: path.stat().st_mtime_ns)
     for folder in kept[:-OPTIMIZER_STATES_KEPT]:
         shutil.rmtree(folder)
 

@@ -7,9 +7,12 @@ from typing import Any, Literal
 from gpu_assets.base_model.records import BaseModel, RendererRecord
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.settings import Hyperparams
+from gpu_assets.training.batches import Layout
 from resources.artifacts import read_manifest, sha256_json
 
 CHECKPOINT_KIND = "checkpoint"
+BASE_WEIGHTS = "base_weights_sha256"
+"""Metadata of a materialization of `checkpoints`: the line that it is in."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,18 @@ class TrainingDataset:
 
 
 @dataclass(frozen=True)
+class Numerics:
+    """What of the machine decides the batches and the numbers; `device` is torch's type, such as cpu or cuda."""
+
+    device: str
+    precision: Literal["fp32", "bf16"]
+    layout: Layout
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.precision}, {self.layout}"
+
+
+@dataclass(frozen=True)
 class TrainingPlan:
     """Everything that decides the weights of the next checkpoint; equal plans give equal weights."""
 
@@ -53,6 +68,7 @@ class TrainingPlan:
     datasets: tuple[TrainingDataset, ...]
     hyperparams: Hyperparams
     renderer: RendererRecord
+    numerics: Numerics
 
     @property
     def config_sha256(self) -> str:
@@ -63,8 +79,8 @@ class TrainingPlan:
         return sum(dataset.rows for dataset in self.datasets)
 
     @property
-    def plan_id(self) -> str:
-        """sha256 of the plan; names the folder of its resume point."""
+    def recipe_id(self) -> str:
+        """sha256 of what is trained on what and how, whatever the machine."""
         return sha256_json(
             {
                 "parent": self.parent.weights_sha256,
@@ -74,9 +90,16 @@ class TrainingPlan:
             }
         )
 
+    @property
+    def plan_id(self) -> str:
+        """sha256 of the plan; names the folder of its resume points."""
+        return sha256_json({"recipe": self.recipe_id, "numerics": asdict(self.numerics)})
+
     def to_json(self) -> dict[str, Any]:
         return {
             "plan_id": self.plan_id,
+            "recipe_id": self.recipe_id,
+            "numerics": asdict(self.numerics),
             "parent": self.parent.to_json(),
             "datasets": [dataset.to_json() for dataset in self.datasets],
             "hyperparams": self.hyperparams.model_dump(),

@@ -9,7 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gpu_assets.base_model.describe import PRESETS, check_locked, describe_base_model, ensure_base_model, init_model
+from gpu_assets.base_model.describe import (
+    PRESETS,
+    check_locked,
+    describe_base_model,
+    ensure_base_model,
+    init_model,
+    what_base_model_lacks,
+)
 from gpu_assets.base_model.tiny import write_tiny_model
 from gpu_assets.errors import ArtifactInvalid, RenderingError, SettingsError
 from gpu_assets.rendering import Renderer
@@ -233,3 +240,43 @@ def check_loads(folder: Path) -> None:
     assert ids == Renderer.load(folder, "plain").prompt_ids(messages)
     answer = model.generate(torch.tensor([ids]), max_new_tokens=2, do_sample=False)
     assert answer.shape[1] > len(ids)
+
+
+# What a sensor can tell without loading it
+
+
+def test_the_preset_and_a_whole_model_lack_nothing(settings: Settings, workspace: Workspace, plain_model: Path) -> None:
+    assert what_base_model_lacks(settings, workspace) is None
+    assert what_base_model_lacks(using(settings, plain_model), workspace) is None
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_what_a_folder_lacks_to_be_a_model_is_named(
+    settings: Settings, workspace: Workspace, own_folder: Path, missing: str
+) -> None:
+    (own_folder / missing).unlink()
+    lacking = what_base_model_lacks(using(settings, own_folder), workspace) or ""
+    assert str(own_folder) in lacking
+    assert Path(missing).suffix in lacking
+
+
+@pytest.mark.parametrize(
+    ("model_path", "sentence"),
+    [("preset:huge", "preset 'huge' is unknown"), ("nowhere", "put the model there, or set model_path to preset:tiny")],
+)
+def test_what_is_configured_wrongly_is_named(
+    settings: Settings, workspace: Workspace, model_path: str, sentence: str
+) -> None:
+    assert sentence in (what_base_model_lacks(using(settings, model_path), workspace) or "")
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [({"vocab_size": 7}, "vocab_size is 7, locked to"), ({"vocab_size": "x"}, "is not a model's")],
+)
+def test_a_config_that_does_not_fit_is_named(
+    settings: Settings, workspace: Workspace, own_folder: Path, config: dict[str, object], sentence: str
+) -> None:
+    path = own_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    assert sentence in (what_base_model_lacks(using(settings, own_folder), workspace) or "")

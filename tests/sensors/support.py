@@ -1,6 +1,7 @@
 """What training and judging sensors look at: partitions, materializations and runs, made by hand."""
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -51,23 +52,23 @@ def add_partitions(instance: dg.DagsterInstance, *keys: str) -> None:
     instance.add_dynamic_partitions(DATASETS_PARTITIONS, list(keys))
 
 
-def record(instance: dg.DagsterInstance, asset: str, *keys: str) -> None:
+def record(instance: dg.DagsterInstance, asset: str, *keys: str, **metadata: str) -> None:
     """Materialize partitions of an asset, in this order."""
     for key in keys:
-        instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key))
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key, metadata=metadata))
 
 
 def one_job(name: str) -> dg.Definitions:
     """A job of this name over the datasets' partitions, for runs that are only recorded."""
     partitions = dg.DynamicPartitionsDefinition(name=DATASETS_PARTITIONS)
 
-    @dg.op
-    def nothing() -> None:
+    @dg.op(config_schema=dg.Permissive({}))
+    def checkpoints() -> None:
         pass
 
     @dg.job(name=name, partitions_def=partitions)
     def job() -> None:
-        nothing()
+        checkpoints()
 
     return dg.Definitions(jobs=[job])
 
@@ -78,17 +79,26 @@ def add_open_run(
     first: str,
     last: str | None = None,
     status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
+    datasets: Sequence[str] = (),
 ) -> dg.DagsterRun:
-    """A run of a job over a range of partitions that has not ended."""
+    """A run of a job over a range of partitions that has not ended; `datasets` are those that it trains on."""
     tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
-    return instance.create_run_for_job(one_job(job).resolve_job_def(job), status=status, tags=tags)
+    run_config = {"ops": {"checkpoints": {"config": {"datasets": list(datasets)}}}} if datasets else None
+    definition = one_job(job).resolve_job_def(job)
+    return instance.create_run_for_job(definition, status=status, tags=tags, run_config=run_config)
 
 
 def add_failed_run(
-    instance: dg.DagsterInstance, job: str, first: str, last: str | None = None, *, permanent: bool = False
+    instance: dg.DagsterInstance,
+    job: str,
+    first: str,
+    last: str | None = None,
+    *,
+    permanent: bool | str = False,
+    datasets: Sequence[str] = (),
 ) -> None:
-    """A run of a job over a range of partitions that ends now, in failure."""
-    run = add_open_run(instance, job, first, last)
+    """A run of a job over a range of partitions that ends now, in failure; `permanent` may name the error."""
+    run = add_open_run(instance, job, first, last, datasets=datasets)
     if permanent:
-        instance.add_run_tags(run.run_id, {PERMANENT_TAG: "true"})
+        instance.add_run_tags(run.run_id, {PERMANENT_TAG: permanent if isinstance(permanent, str) else "true"})
     instance.report_run_failed(run)

@@ -1,15 +1,19 @@
 """Foundations: made once, before all else, and only what is missing."""
 
+import shutil
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
+from resources.platform import Platform
 from sensors.foundations import build_foundations_sensor
 from tests.sensors.support import add_failed_run, add_open_run
 
 
 @pytest.fixture
-def tick(instance: dg.DagsterInstance):
-    sensor = build_foundations_sensor("prepare")
+def tick(instance: dg.DagsterInstance, platform: Platform):
+    sensor = build_foundations_sensor(platform, "prepare")
     return lambda: sensor(dg.build_sensor_context(instance=instance))
 
 
@@ -52,4 +56,21 @@ def test_what_is_there_is_not_made_again(tick, instance: dg.DagsterInstance) -> 
 def test_what_was_wiped_is_made_again(tick, instance: dg.DagsterInstance) -> None:
     record(instance, "base_model", "evaluation_sets")
     instance.wipe_assets([dg.AssetKey("base_model")])
+    assert [key.to_user_string() for key in tick().asset_selection] == ["base_model"]
+
+
+def test_a_base_model_that_is_not_there_yet_is_waited_for_and_the_rest_is_made(
+    instance: dg.DagsterInstance, platform: Platform, tiny_folder: Path
+) -> None:
+    settings = platform.settings.model_copy(update={"model_path": "mine"})
+    sensor = build_foundations_sensor(Platform(settings), "prepare")
+
+    def tick() -> dg.RunRequest | dg.SkipReason:
+        return sensor(dg.build_sensor_context(instance=instance))  # type: ignore[return-value]
+
+    assert [key.to_user_string() for key in tick().asset_selection] == ["evaluation_sets"]
+    record(instance, "evaluation_sets")
+    assert f"{platform.workspace.models / 'mine'} is not a folder; put the model there" in tick().skip_message
+
+    shutil.copytree(tiny_folder, platform.workspace.models / "mine")
     assert [key.to_user_string() for key in tick().asset_selection] == ["base_model"]

@@ -1,3 +1,4 @@
+import shutil
 import time
 from collections.abc import Callable
 from itertools import groupby
@@ -16,6 +17,8 @@ from gpu_assets.datasets.records import (
     sidecar_sha256,
     write_refusal,
 )
+from gpu_assets.settings import load_settings
+from resources.platform import Platform
 from resources.workspace import PRIORITIES, Workspace
 from sensors.inbox import Candidate, build_inbox_sensor, plan
 from sensors.runs import Attempts
@@ -159,11 +162,17 @@ Sensor = Callable[..., dg.SensorResult | dg.SkipReason]
 
 
 @pytest.fixture
-def sensor(workspace: Workspace, instance: dg.DagsterInstance, definitions: dg.Definitions) -> Sensor:
+def platform(workspace: Workspace) -> Platform:
+    """No file is too young."""
+    return Platform(load_settings({"home": str(workspace.home), "intake.settle_s": "0"}))
+
+
+@pytest.fixture
+def sensor(platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions) -> Sensor:
     """One tick, and what the daemon does with its result before the runs."""
 
     def tick(seconds_later: float = 0) -> dg.SensorResult | dg.SkipReason:
-        built = build_inbox_sensor(workspace, pause=lambda _: None, now=lambda: time.time() + seconds_later)
+        built = build_inbox_sensor(platform, pause=lambda _: None, now=lambda: time.time() + seconds_later)
         result = built(dg.build_sensor_context(instance=instance, definitions=definitions))
         for request in (isinstance(result, dg.SensorResult) and result.dynamic_partitions_requests) or []:
             instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
@@ -253,10 +262,10 @@ def test_the_same_tick_twice_asks_for_the_same_run(workspace: Workspace, sensor:
 
 
 def test_a_tick_whose_result_was_lost_is_made_up_for(
-    workspace: Workspace, instance: dg.DagsterInstance, definitions: dg.Definitions, sensor: Sensor
+    workspace: Workspace, platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions, sensor: Sensor
 ) -> None:
     drop(workspace, "a.jsonl")
-    build_inbox_sensor(workspace, pause=lambda _: None)(
+    build_inbox_sensor(platform, pause=lambda _: None)(
         dg.build_sensor_context(instance=instance, definitions=definitions)
     )
     assert instance.get_dynamic_partitions(DATASETS_PARTITIONS) == []
@@ -375,3 +384,26 @@ def test_one_manifest_that_cannot_be_read_does_not_hold_the_others(workspace: Wo
     ((start, _, _),) = ranges(sensor())
 
     assert start.startswith("b-")
+
+
+def test_without_a_base_model_files_are_taken_in_and_no_run_is_started(
+    workspace: Workspace, platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions, tiny_folder
+) -> None:
+    drop(workspace, "a.jsonl")
+    settings = platform.settings.model_copy(update={"model_path": "mine"})
+    built = build_inbox_sensor(Platform(settings), pause=lambda _: None)
+
+    def tick() -> dg.SensorResult | dg.SkipReason:
+        return built(dg.build_sensor_context(instance=instance, definitions=definitions))
+
+    first = tick()
+    (key,) = dataset_keys(workspace)
+    assert isinstance(first, dg.SensorResult) and not first.run_requests
+    assert [request.partition_keys for request in first.dynamic_partitions_requests or []] == [[key]]
+    instance.add_dynamic_partitions(DATASETS_PARTITIONS, [key])
+    for result in (first.skip_reason, tick()):
+        assert reason(result).startswith("1 datasets wait for the base model, no run is started: model_path is 'mine'")
+        assert f"{workspace.models / 'mine'} is not a folder; put the model there" in reason(result)
+
+    shutil.copytree(tiny_folder, workspace.models / "mine")
+    assert ranges(tick()) == [(key, key, "0")]

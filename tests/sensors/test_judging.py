@@ -1,4 +1,4 @@
-"""Judging runs: one a checkpoint's stretch of partitions, for what is trained and not scored."""
+"""Judging runs: one a checkpoint, for what is trained and not scored."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_assets.datasets.records import reopen
+from gpu_assets.evaluation.records import ScoringParameters
+from gpu_assets.evaluation.score import score_folder
+from gpu_assets.evaluation.sets import build_evaluation_set
 from gpu_assets.settings import load_settings
+from gpu_assets.training.line import find_trained, list_checkpoints
+from gpu_assets.training.records import Checkpoint
+from resources.artifacts import publishing, write_json
 from resources.platform import Platform
 from resources.workspace import Workspace
-from sensors.judging import Stretch, build_judging_sensor, plan_judging, server_silence
+from sensors.judging import Judging, build_judging_sensor, plan_judging, scored_again, server_silence
 from tests.sensors.support import add_dataset, add_failed_run, add_open_run, add_partitions, record
-from tests.values import make_checkpoint
+from tests.values import COMPARISON, make_checkpoint, make_score
 
 # The plan
 
@@ -30,29 +36,50 @@ def situations(draw: st.DrawFn):
 
 
 @given(situations())
-def test_stretches_hold_exactly_what_waits_each_key_once(situation) -> None:
+def test_every_checkpoint_has_one_run_over_exactly_what_waits_each_key_once(situation) -> None:
     order, checkpoint_of, in_open_runs, set_aside = situation
-    stretches = plan_judging(order, checkpoint_of, in_open_runs, set_aside)
-    covered = [key for stretch in stretches for key in stretch.keys]
-    assert covered == [key for key in order if key in checkpoint_of and key not in in_open_runs | set_aside]
-    assert all({checkpoint_of[key] for key in stretch.keys} == {stretch.checkpoint} for stretch in stretches)
+    planned = plan_judging(order, checkpoint_of, in_open_runs, set_aside)
+    assert len({run.checkpoint for run in planned}) == len(planned)
+    keys = {key: run.checkpoint for run in planned for key in (*run.covered, *run.also)}
+    assert keys == {key: checkpoint_of[key] for key in set(checkpoint_of) - in_open_runs - set_aside}
+    assert sum(len(run.covered) + len(run.also) for run in planned) == len(keys)
 
 
 @given(situations())
-def test_stretches_are_unbroken_and_as_long_as_they_can_be(situation) -> None:
+def test_what_a_run_covers_is_an_unbroken_range_as_long_as_it_can_be(situation) -> None:
     order, checkpoint_of, in_open_runs, set_aside = situation
-    stretches = plan_judging(order, checkpoint_of, in_open_runs, set_aside)
-    for stretch in stretches:
-        start = order.index(stretch.keys[0])
-        assert tuple(order[start : start + len(stretch.keys)]) == stretch.keys
-    for left, right in zip(stretches, stretches[1:], strict=False):
-        touch = order.index(left.keys[-1]) + 1 == order.index(right.keys[0])
-        assert not touch or left.checkpoint != right.checkpoint
+    for run in plan_judging(order, checkpoint_of, in_open_runs, set_aside):
+        start = order.index(run.covered[0])
+        end = start + len(run.covered)
+        assert tuple(order[start:end]) == run.covered
+        assert end == len(order) or order[end] not in run.also
 
 
-def test_a_checkpoint_whose_partitions_lie_apart_has_a_stretch_for_each() -> None:
-    stretches = plan_judging(["a", "b", "c"], {"a": "one", "b": "two", "c": "one"}, set(), set())
-    assert stretches == [Stretch("one", ("a",)), Stretch("two", ("b",)), Stretch("one", ("c",))]
+def test_partitions_behind_refused_files_are_named_in_the_run_of_those_before() -> None:
+    planned = plan_judging(["a", "b", "c", "d"], {"a": "one", "b": "two", "c": "one", "d": "one"}, set(), set())
+    assert planned == [Judging("one", ("a",), ("c", "d")), Judging("two", ("b",))]
+
+
+# What is scored again
+
+
+@pytest.fixture
+def published(workspace: Workspace) -> list[Checkpoint]:
+    return [make_checkpoint(workspace, step, sequence=step) for step in (5, 9, 12, 15)]
+
+
+def test_after_a_change_of_settings_the_champion_and_later_ones_are_scored_again(published: list[Checkpoint]) -> None:
+    before = [make_score(found.step, 1, weights=found.weights_sha256, max_new_tokens=32) for found in published]
+    champion = published[1].weights_sha256
+    assert scored_again(published, before, COMPARISON, champion) == {found.name for found in published[1:]}
+    now = [make_score(found.step, 1, weights=found.weights_sha256) for found in published[1:3]]
+    assert scored_again(published, before + now, COMPARISON, champion) == {published[3].name}
+
+
+@pytest.mark.parametrize("champion", [None, "weights that are gone"])
+def test_without_a_champion_the_newest_is_enough(published: list[Checkpoint], champion: str | None) -> None:
+    assert scored_again(published, [], COMPARISON, champion) == {published[-1].name}
+    assert scored_again([], [], COMPARISON, champion) == set()
 
 
 # The sensor
@@ -82,6 +109,32 @@ def trained(workspace: Workspace, instance: dg.DagsterInstance):
     return train
 
 
+@pytest.fixture
+def scored(platform: Platform, instance: dg.DagsterInstance):
+    """Writes the score of each of these datasets' newest checkpoint as the settings say now, and records it."""
+
+    def score(*keys: str, max_new_tokens: int | None = None) -> None:
+        evaluation = platform.settings.evaluation
+        questions = build_evaluation_set(evaluation.level)
+        limit = max_new_tokens or evaluation.max_new_tokens
+        for key in keys:
+            checkpoint = find_trained(list_checkpoints(platform.workspace), key)
+            assert checkpoint is not None
+            folder = score_folder(checkpoint, questions, ScoringParameters(limit, "digest"), platform.workspace)
+            value = make_score(
+                checkpoint.step,
+                0,
+                weights=checkpoint.weights_sha256,
+                evaluation_set=questions.sha256,
+                max_new_tokens=limit,
+            )
+            with publishing(folder) as temporary:
+                write_json(temporary / "manifest.json", {"kind": "score", "format": 1, "score": value.to_json()})
+        record(instance, "checkpoint_scores", *keys)
+
+    return score
+
+
 def ranges(result: list[dg.RunRequest] | dg.SkipReason) -> list[tuple[str, str, str]]:
     assert isinstance(result, list), result
     return [
@@ -92,6 +145,17 @@ def ranges(result: list[dg.RunRequest] | dg.SkipReason) -> list[tuple[str, str, 
         )
         for request in result
     ]
+
+
+def add_judging_run(instance: dg.DagsterInstance, covered: str, also: list[str]) -> dg.DagsterRun:
+    return instance.add_run(
+        dg.DagsterRun(
+            job_name="judge",
+            status=dg.DagsterRunStatus.STARTED,
+            tags={"dagster/partition": covered},
+            run_config={"ops": {"checkpoint_scores": {"config": {"also": also}}}},
+        )
+    )
 
 
 def reason(result: list[dg.RunRequest] | dg.SkipReason) -> str:
@@ -110,9 +174,46 @@ def test_each_checkpoint_is_one_run_over_its_range_and_its_datasets(tick: Tick, 
     assert ranges(tick()) == [("a", "b", first), ("c", "c", second)]
 
 
-def test_what_is_scored_is_not_judged_again_until_it_is_trained_again(tick: Tick, trained, instance) -> None:
+def test_one_checkpoint_is_one_run_though_a_refused_file_lies_between(tick: Tick, trained, instance) -> None:
+    add_partitions(instance, "a", "refused", "b", "c")
+    name = trained(5, "a", "b", "c")
+    result = tick()
+    assert ranges(result) == [("a", "a", name)]
+    assert isinstance(result, list)
+    assert result[0].run_config == {"ops": {"checkpoint_scores": {"config": {"also": ["b", "c"]}}}}
+
+
+def test_what_an_open_run_names_besides_is_not_asked_for_again_and_counts_when_it_fails(
+    tick: Tick, trained, instance
+) -> None:
+    add_partitions(instance, "a", "refused", "b")
+    name = trained(5, "a", "b")
+    run = add_judging_run(instance, "a", also=["b"])
+    assert reason(tick()) == "no checkpoint waits for its score"
+    instance.report_run_failed(run)
+    assert ranges(tick()) == [("a", "a", name)]
+    for _ in range(2):
+        instance.report_run_failed(add_judging_run(instance, "a", also=["b"]))
+    assert reason(tick()).endswith(": a, b")
+
+
+def test_a_change_of_the_settings_has_the_newest_checkpoint_scored_again_once(
+    tick: Tick, trained, scored, instance
+) -> None:
+    trained(5, "a")
+    newest = trained(9, "b")
+    scored("a", "b", max_new_tokens=8)
+    assert ranges(tick()) == [("b", "b", newest)]
+    for _ in range(3):
+        add_failed_run(instance, "judge", "b")
+    assert "set aside after failed runs" in reason(tick())
+    scored("b")
+    assert reason(tick()) == "no checkpoint waits for its score"
+
+
+def test_what_is_scored_is_not_judged_again_until_it_is_trained_again(tick: Tick, trained, scored) -> None:
     trained(5, "a", "b")
-    record(instance, "checkpoint_scores", "a", "b")
+    scored("a", "b")
     assert reason(tick()) == "no checkpoint waits for its score"
     again = trained(9, "b")
     assert ranges(tick()) == [("b", "b", again)]

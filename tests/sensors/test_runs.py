@@ -3,7 +3,8 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from sensors.runs import OPEN, Attempts, attempts, count_open_runs, covered, failed_attempts, open_partitions
+from sensors.runs import OPEN, Attempts, attempts, count_open_runs, covered, failed_attempts, open_partitions, run_size
+from tests.sensors.support import add_failed_run
 
 KEYS = ["a", "b", "c", "d"]
 RANGE = {"dagster/asset_partition_range_start": "b", "dagster/asset_partition_range_end": "d"}
@@ -98,3 +99,42 @@ def test_only_runs_that_ended_after_the_keys_own_time_count(instance, definition
     assert failed_attempts(instance, "take_in", KEYS, since) == {"b": 1, "c": 2, "d": 0}
     assert failed_attempts(instance, "take_in", KEYS, {"c": between}) == {"c": 1}
     assert failed_attempts(instance, "take_in", KEYS, {}) == {}
+
+
+def test_runs_get_smaller_with_the_failures_of_what_they_hold() -> None:
+    assert [run_size(failed) for failed in range(5)] == [100, 10, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([(1, "")], 1),
+        ([(1, "")] * 3, 3),
+        ([(1, "DatasetInvalid")], 3),
+        ([(4, "")], 1),
+        ([(4, "")] * 5, 2),
+        ([(4, "TrainingDiverged")], 2),
+        ([(4, "TrainingDiverged")] * 2, 2),
+        ([(4, "TrainingDiverged"), (1, "")], 3),
+        ([(4, "SettingsError")], 3),
+    ],
+)
+def test_where_runs_shrink_a_failure_of_several_counts_only_towards_a_run_of_its_own(
+    instance, failures: list[tuple[int, str]], expected: int
+) -> None:
+    for size, error in failures:
+        add_failed_run(instance, "train", KEYS[0], KEYS[size - 1], permanent=error)
+    since = {"a": LONG_AGO}
+    assert failed_attempts(instance, "train", KEYS, since, shrinking=True) == {"a": expected}
+
+
+def test_where_runs_do_not_shrink_a_failure_that_comes_again_counts_as_all_tries(instance) -> None:
+    add_failed_run(instance, "judge", "a", "d", permanent="ServiceHttpError")
+    assert failed_attempts(instance, "judge", KEYS, {"a": LONG_AGO}) == {"a": 3}
+
+
+def test_of_more_than_ten_keys_a_failure_that_comes_again_leads_to_runs_of_ten(instance) -> None:
+    keys = [f"k{number:02}" for number in range(11)]
+    instance.add_dynamic_partitions("datasets", keys)
+    add_failed_run(instance, "train", keys[0], keys[-1], permanent=True)
+    assert failed_attempts(instance, "train", [*KEYS, *keys], {"k00": LONG_AGO}, shrinking=True) == {"k00": 1}

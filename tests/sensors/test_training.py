@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import dagster as dg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpu_assets.base_model.present import base_model_folder
 from gpu_assets.datasets.records import reopen
 from gpu_assets.settings import Settings
+from gpu_assets.training.resume import save_resume_point
 from resources.platform import Platform
 from resources.workspace import PRIORITIES, Workspace
 from sensors.training import Waiting, build_training_sensor, plan_training
@@ -61,6 +64,51 @@ def test_runs_one_after_the_other_train_everything_once(situation) -> None:
     assert sorted(trained) == sorted(entry.key for entry in waiting)
 
 
+@given(situations(), st.sets(st.sampled_from(KEYS)))
+def test_what_fails_alone_is_found_and_all_else_is_trained_once(situation, bad: set[str]) -> None:
+    waiting, order, budget = situation
+    entries = {entry.key: entry for entry in waiting}
+    trained: list[str] = []
+    runs = 0
+    while run := plan_training([entry for entry in entries.values() if entry.failed < 3], order, budget):
+        runs += 1
+        if bad.isdisjoint(run.keys):
+            trained.extend(run.keys)
+            entries = {key: entry for key, entry in entries.items() if key not in run.keys}
+        else:
+            size = len(run.keys)
+            failed = 3 if size == 1 else 2 if size <= 10 else 1
+            entries |= {key: replace(entries[key], failed=max(failed, entries[key].failed)) for key in run.keys}
+    assert sorted(trained) == sorted(entry.key for entry in waiting if entry.key not in bad)
+    assert set(entries) == bad & {entry.key for entry in waiting}
+    assert runs <= 3 * len(KEYS)
+
+
+@given(situations())
+def test_a_run_holds_what_failed_equally_often_and_what_comes_first_decides(situation) -> None:
+    waiting, order, budget = situation
+    mixed = [replace(entry, failed=number % 3) for number, entry in enumerate(waiting)]
+    run = plan_training(mixed, order, budget)
+    if run is None:
+        return
+    failed = {entry.key: entry.failed for entry in mixed}
+    first = min(mixed, key=lambda entry: (PRIORITIES.index(entry.priority), order.index(entry.key)))
+    assert {failed[key] for key in run.keys} == {first.failed}
+    assert run.keys[0] == first.key
+    assert len(run.keys) <= (len(KEYS), 10, 1)[first.failed]
+
+
+@pytest.mark.parametrize(
+    ("keys", "failed", "goes_on"), [("ab", 0, True), ("ab", 1, True), ("ab", 2, False), ("a", 2, True)]
+)
+def test_an_unfinished_plan_is_given_up_when_its_datasets_need_runs_of_their_own(
+    keys: str, failed: int, goes_on: bool
+) -> None:
+    waiting = [Waiting("first", 1, "high"), *(Waiting(key, 1, "normal", failed) for key in keys)]
+    run = plan_training(waiting, ["first", "a", "b"], 10, unfinished=tuple(keys))
+    assert run is not None and run.keys == (tuple(keys) if goes_on else ("first",))
+
+
 @given(situations(), st.data())
 def test_an_unfinished_plan_goes_first_alone_and_in_its_own_order(situation, data: st.DataObject) -> None:
     waiting, order, budget = situation
@@ -90,12 +138,21 @@ def test_a_dataset_without_a_partition_is_not_planned() -> None:
 
 # The sensor
 
+BASE = "weights-of-the-base-model"
 Tick = Callable[[], dg.RunRequest | dg.SkipReason]
+
+
+def put_base_model(settings: Settings, workspace: Workspace, weights: str) -> None:
+    """What a tick reads of a base model that was made."""
+    folder = base_model_folder(settings, workspace)
+    folder.mkdir(exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps({"kind": "base_model", "weights_sha256": weights}))
 
 
 @pytest.fixture
 def tick(settings: Settings, workspace: Workspace, instance: dg.DagsterInstance) -> Tick:
     """One tick with a budget of 25 rows; datasets hold 10 rows."""
+    put_base_model(settings, workspace, BASE)
     hyperparams = settings.hyperparams.model_copy(update={"max_rows_per_run": 25})
     sensor = build_training_sensor(Platform(settings.model_copy(update={"hyperparams": hyperparams})), "train")
     return lambda: sensor(dg.build_sensor_context(instance=instance))  # type: ignore[return-value]
@@ -182,8 +239,8 @@ def test_three_failed_runs_set_a_dataset_aside_until_it_is_opened_again(
     tick: Tick, validated, instance, workspace: Workspace
 ) -> None:
     validated("a", "b")
-    for failures in range(3):
-        assert requested(tick()) == ["a", "b"], failures
+    for expected in (["a", "b"], ["a"], ["a"]):
+        assert requested(tick()) == expected
         add_failed_run(instance, "train", "a")
     assert requested(tick()) == ["b"]
     record(instance, "checkpoints", "b")
@@ -199,9 +256,10 @@ def test_a_plan_with_a_resume_point_is_requested_again_though_more_urgent_files_
     tick: Tick, validated, workspace: Workspace
 ) -> None:
     validated("a", "b", "c")
-    plan = {"parent": {"kind": "base_model", "weights_sha256": "base"}, "datasets": [{"key": "c"}, {"key": "a"}]}
-    (workspace.training / "plan" / "resume").mkdir(parents=True)
-    (workspace.training / "plan" / "plan.json").write_text(json.dumps(plan))
+    plan = {"parent": {"kind": "base_model", "weights_sha256": BASE}, "datasets": [{"key": "c"}, {"key": "a"}]}
+    work = workspace.training / "plan"
+    save_resume_point(work, 4, lambda folder: (folder / "model.safetensors").write_text("half trained") and None)
+    (work / "plan.json").write_text(json.dumps(plan))
     validated("urgent", priority="high")
     assert requested(tick()) == ["c", "a"]
 
@@ -212,3 +270,67 @@ def test_a_checkpoint_that_was_wiped_is_trained_again(tick: Tick, validated, ins
     assert reason(tick()) == "no validated dataset waits for training"
     instance.wipe_assets([dg.AssetKey("checkpoints")])
     assert requested(tick()) == ["a"]
+
+
+def test_a_failure_that_comes_again_makes_runs_smaller_until_only_what_fails_alone_is_set_aside(
+    settings: Settings, workspace: Workspace, validated, instance: dg.DagsterInstance
+) -> None:
+    put_base_model(settings, workspace, BASE)
+    sensor = build_training_sensor(Platform(settings), "train")
+    keys = [f"k{number:02}" for number in range(24)]
+    validated(*keys)
+    sizes: list[int] = []
+    trained: list[str] = []
+    while isinstance(result := sensor(dg.build_sensor_context(instance=instance)), dg.RunRequest):
+        named = requested(result)
+        sizes.append(len(named) if "k13" not in named else -len(named))
+        if "k13" in named:
+            add_failed_run(instance, "train", named[0], named[-1], permanent=True, datasets=named)
+        else:
+            trained.extend(named)
+            record(instance, "checkpoints", *named)
+    assert sizes == [-24, 10, -10, 1, 1, 1, -1, 1, 1, 1, 1, 1, 1, 4]
+    assert sorted(trained) == [key for key in keys if key != "k13"]
+    assert reason(result).endswith("until `gpu-assets queue retry KEY`: k13")
+
+
+def test_a_setting_that_is_wrong_is_no_datasets_fault_and_no_smaller_run_is_tried(
+    tick: Tick, validated, instance: dg.DagsterInstance
+) -> None:
+    validated("a", "b")
+    add_failed_run(instance, "train", "a", "b", permanent="SettingsError", datasets=["a", "b"])
+    assert reason(tick()).endswith("until `gpu-assets queue retry KEY`: a, b")
+
+
+def test_with_a_new_base_model_everything_validated_waits_again(
+    tick: Tick, validated, instance: dg.DagsterInstance, settings: Settings, workspace: Workspace
+) -> None:
+    validated("a", "b")
+    record(instance, "checkpoints", "a", "b", base_weights_sha256=BASE)
+    assert reason(tick()) == "no validated dataset waits for training"
+    put_base_model(settings, workspace, "another")
+    assert requested(tick()) == ["a", "b"]
+    record(instance, "checkpoints", "a", base_weights_sha256="another")
+    assert requested(tick()) == ["b"]
+    put_base_model(settings, workspace, BASE)
+    assert requested(tick()) == ["a"], "the partition's newest checkpoint is in the other line"
+
+
+def test_what_was_reported_as_trained_by_hand_is_trained_in_every_line(
+    tick: Tick, validated, instance: dg.DagsterInstance, settings: Settings, workspace: Workspace
+) -> None:
+    validated("a")
+    record(instance, "checkpoints", "a")
+    put_base_model(settings, workspace, "another")
+    assert reason(tick()) == "no validated dataset waits for training"
+
+
+def test_while_the_base_model_is_not_there_nothing_is_requested_and_the_tick_says_where_it_belongs(
+    settings: Settings, workspace: Workspace, validated, instance: dg.DagsterInstance
+) -> None:
+    validated("a")
+    own = settings.model_copy(update={"model_path": "own"})
+    result = build_training_sensor(Platform(own), "train")(dg.build_sensor_context(instance=instance))
+    assert isinstance(result, dg.SkipReason)
+    assert reason(result).startswith("1 datasets wait for training, and they for the base model: model_path is 'own'")
+    assert str(workspace.models / "own") in reason(result)

@@ -11,6 +11,7 @@ import torch
 from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.base_model.records import BaseModel
 from gpu_assets.settings import Settings
+from gpu_assets.training.loop import numerics_here
 from gpu_assets.training.records import Parent, TrainingDataset, TrainingPlan
 from resources.workspace import Workspace
 from serving.skills import binary
@@ -47,12 +48,14 @@ def make_plan(settings: Settings, base: BaseModel, tmp_path: Path) -> PlanFactor
     def make(*, parent: Parent | None = None, rows: int = 120, seed: int = 0, **hyperparams: object) -> TrainingPlan:
         changes = {"batch_size": 8, "warmup_steps": 2, "save_steps": 4, **hyperparams}
         dataset = write_rows(tmp_path / f"rows-{seed}.parquet", rows, seed)
+        chosen = settings.hyperparams.model_copy(update=changes)
         return TrainingPlan(
             model_name="tiny",
             parent=parent or Parent.of_base(base),
             datasets=(dataset,),
-            hyperparams=settings.hyperparams.model_copy(update=changes),
+            hyperparams=chosen,
             renderer=base.renderer,
+            numerics=numerics_here(chosen),
         )
 
     return make

@@ -1,12 +1,10 @@
 """The line: only complete checkpoints, in the order of publication, with one head."""
 
-from dataclasses import replace
-
 import pytest
 
 from gpu_assets.base_model.records import BaseModel
 from gpu_assets.errors import SettingsError
-from gpu_assets.training.line import find_trained, line_of, list_checkpoints, parent_at
+from gpu_assets.training.line import find_trained, head_of, line_of, list_checkpoints, parent_at
 from gpu_assets.training.records import Checkpoint, Parent, checkpoint_name
 from resources.workspace import Workspace
 from tests.values import make_checkpoint
@@ -71,8 +69,16 @@ def test_weights_that_no_checkpoint_of_the_line_has_are_refused(base: BaseModel,
 def test_a_line_holds_what_began_at_its_base_model(base: BaseModel, workspace: Workspace) -> None:
     make_checkpoint(workspace, 5, sequence=1, base="another")
     own = make_checkpoint(workspace, 5, sequence=2, base=base.weights_sha256)
-    assert line_of(base, list_checkpoints(workspace)) == [own]
-    assert line_of(replace(base, weights_sha256="a third"), list_checkpoints(workspace)) == []
+    assert line_of(base.weights_sha256, list_checkpoints(workspace)) == [own]
+    assert line_of("a third", list_checkpoints(workspace)) == []
+
+
+def test_the_head_of_a_line_is_its_newest_checkpoint_or_its_base_model(workspace: Workspace) -> None:
+    make_checkpoint(workspace, 9, sequence=1, base="one")
+    head = make_checkpoint(workspace, 5, sequence=2, base="one")
+    make_checkpoint(workspace, 7, sequence=3, base="other")
+    published = list_checkpoints(workspace)
+    assert (head_of("one", published), head_of("a third", published)) == (head.weights_sha256, "a third")
 
 
 def test_of_two_checkpoints_on_a_dataset_the_later_is_found(workspace: Workspace) -> None:

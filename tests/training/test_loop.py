@@ -1,6 +1,5 @@
 """The loop: exactly once, killed or not; nothing comes of a run that did not end."""
 
-import json
 import multiprocessing
 import os
 import random
@@ -19,8 +18,16 @@ from gpu_assets.errors import ArtifactInvalid, TrainingDiverged
 from gpu_assets.training import loop
 from gpu_assets.training.loop import Progress, plan_steps, train
 from gpu_assets.training.records import Parent, TrainingPlan
+from gpu_assets.training.resume import resume_points
 from resources.artifacts import weights_sha256
 from tests.training.conftest import PlanFactory
+
+STOPPED = {"rows": 80, "save_steps": 2}
+"""Ten optimizer steps, of which `stopped` has done seven."""
+
+
+class Stopped(Exception):
+    """What ends a run in the middle here."""
 
 
 def quiet(_: str) -> None:
@@ -32,6 +39,34 @@ def work(tmp_path: Path) -> Path:
     folder = tmp_path / "work"
     folder.mkdir()
     return folder
+
+
+def stop_after(plan: TrainingPlan, work: Path, steps: int) -> None:
+    """Train and stop as a crash does, in the step after this many."""
+    step, done = loop._optimizer_step, 0
+
+    def counted(*args: object, **kwargs: object) -> float:
+        nonlocal done
+        done += 1
+        if done > steps:
+            raise Stopped
+        return step(*args, **kwargs)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(loop, "_optimizer_step", counted)
+        train(plan, work, None, quiet)
+
+
+@pytest.fixture
+def stopped(make_plan: PlanFactory, work: Path) -> Path:
+    """The work folder of a run that was stopped after it had written resume points at steps 2, 4 and 6."""
+    stop_after(make_plan(**STOPPED), work, steps=7)
+    assert [folder.name for folder in resume_points(work)] == ["resume-6", "resume-4"]
+    return work
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
 
 
 def test_training_lowers_the_loss_and_sees_every_row(make_plan: PlanFactory, work: Path) -> None:
@@ -68,13 +103,60 @@ def test_a_run_killed_at_any_moment_ends_in_the_weights_of_an_undisturbed_run(
     assert outcome.loss_curve == expected.loss_curve
 
 
-def test_a_kill_while_the_resume_point_is_replaced_leaves_the_one_before(make_plan: PlanFactory, work: Path) -> None:
-    plan = make_plan()
-    _train_until_killed(plan, work, random.Random(0))
-    (work / "resume").rename(work / "resume.old")
-    (work / "resume.new").mkdir()
-    (work / "resume.new" / "model.safetensors").write_bytes(b"half")
-    assert train(plan, work, None, quiet).resumed_from_step is not None
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl", "manifest.json"])
+def test_a_resume_point_cut_short_is_said_and_the_one_before_is_gone_on_from(
+    make_plan: PlanFactory, stopped: Path, file: str
+) -> None:
+    newest, before = resume_points(stopped)
+    truncate(newest / file)
+    said: list[str] = []
+    plan = make_plan(**STOPPED)
+    outcome = train(plan, stopped, None, said.append)
+    assert said[0].startswith(f"the resume point {newest.name} cannot be used: {newest / file} is not")
+    assert f"resume-{outcome.resumed_from_step}" == before.name
+    assert outcome.times_seen == (1, 1)
+
+
+def test_where_no_resume_point_can_be_used_training_begins_at_the_start_and_ends_in_the_same_weights(
+    make_plan: PlanFactory, stopped: Path, tmp_path: Path
+) -> None:
+    for folder in resume_points(stopped):
+        (folder / "random_states_0.pkl").unlink()
+    said: list[str] = []
+    (tmp_path / "undisturbed").mkdir()
+    outcome = train(make_plan(**STOPPED), stopped, None, said.append)
+    expected = train(make_plan(**STOPPED), tmp_path / "undisturbed", None, quiet)
+    assert outcome.resumed_from_step is None
+    assert [sentence.split(" cannot")[0] for sentence in said] == [
+        "the resume point resume-6",
+        "the resume point resume-4",
+    ]
+    assert weights_sha256(outcome.model_folder) == weights_sha256(expected.model_folder)
+
+
+def test_a_kill_while_a_resume_point_is_written_leaves_the_one_before(make_plan: PlanFactory, stopped: Path) -> None:
+    newest = resume_points(stopped)[0]
+    half = stopped / ".resume-8.1.tmp"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    outcome = train(make_plan(**STOPPED), stopped, None, quiet)
+    assert f"resume-{outcome.resumed_from_step}" == newest.name
+    assert not half.exists()
+
+
+def test_a_resumed_run_warms_up_as_it_began_though_the_parents_optimizer_state_came_or_went(
+    make_plan: PlanFactory, stopped: Path, tmp_path: Path
+) -> None:
+    plan = make_plan(**(STOPPED | {"warmup_steps": 12}))
+    undisturbed, disturbed, other = (tmp_path / name for name in ("undisturbed", "disturbed", "other"))
+    for folder in (undisturbed, disturbed, other):
+        folder.mkdir()
+    expected = train(plan, undisturbed, None, quiet)
+    stop_after(plan, disturbed, steps=6)
+    parent_optimizer = train(make_plan(seed=1), other, None, quiet).optimizer_folder
+    outcome = train(plan, disturbed, parent_optimizer, quiet)
+    assert outcome.resumed_from_step is not None
+    assert weights_sha256(outcome.model_folder) == weights_sha256(expected.model_folder)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_sentence_and_no_model(
@@ -116,7 +198,9 @@ def test_a_later_run_goes_on_with_the_optimizer_state_of_the_parent(make_plan: P
 
 def test_a_resume_point_of_other_rows_is_refused() -> None:
     with pytest.raises(ArtifactInvalid, match="counts 3 sequences, the plan has 2"):
-        Progress(2).load_state_dict({"step": 1, "seen": [1, 0, 0], "losses": [1.0], "seconds": 0.0})
+        Progress(2).load_state_dict(
+            {"step": 1, "seen": [1, 0, 0], "losses": [1.0], "seconds": 0.0, "fresh_optimizer": True}
+        )
 
 
 def test_every_epoch_holds_every_row_in_another_order(make_plan: PlanFactory) -> None:
@@ -162,8 +246,4 @@ def _train_slowly(plan: TrainingPlan, work: Path) -> None:
 
 def _resume_step(work: Path) -> str:
     """Changes whenever a new resume point is in place."""
-    path = work / "resume" / "custom_checkpoint_0.pkl"
-    try:
-        return json.dumps([path.stat().st_mtime_ns, path.stat().st_ino])
-    except FileNotFoundError:
-        return ""
+    return next((folder.name for folder in resume_points(work)), "")

@@ -14,15 +14,8 @@ from gpu_assets.base_model.records import BaseModel
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.rendering import Renderer
 from gpu_assets.training.line import list_checkpoints, parent_at
-from gpu_assets.training.publish import (
-    OPTIMIZER_STATES_KEPT,
-    discard_work,
-    optimizer_of,
-    publish_checkpoint,
-    unfinished_datasets,
-    work_folder,
-)
-from gpu_assets.training.records import Checkpoint, TokenCount, TrainingOutcome, TrainingPlan
+from gpu_assets.training.publish import OPTIMIZER_STATES_KEPT, optimizer_of, publish_checkpoint
+from gpu_assets.training.records import Checkpoint, TokenCount, TrainingOutcome
 from resources.artifacts import weights_sha256
 from resources.workspace import Workspace
 from tests.training.conftest import PlanFactory
@@ -68,9 +61,8 @@ def publish(make_plan: PlanFactory, make_outcome: OutcomeFactory, base: BaseMode
     """Publishes an outcome on the head of the line."""
 
     def run(steps: int = 15, shift: float = 0.0) -> Checkpoint:
-        published = list_checkpoints(workspace)
-        plan = make_plan(parent=parent_at(base, published))
-        return publish_checkpoint(plan, make_outcome(steps, shift), workspace, published)
+        plan = make_plan(parent=parent_at(base, list_checkpoints(workspace)))
+        return publish_checkpoint(plan, make_outcome(steps, shift), workspace)
 
     return run
 
@@ -136,7 +128,7 @@ def test_a_failure_before_the_manifest_leaves_no_checkpoint(
     outcome = make_outcome()
     (outcome.model_folder / "config.json").write_text("{")
     with pytest.raises(json.JSONDecodeError):
-        publish_checkpoint(make_plan(), outcome, workspace, [])
+        publish_checkpoint(make_plan(), outcome, workspace)
     assert list_checkpoints(workspace) == []
     assert {path.name for path in workspace.checkpoints.iterdir()} == {".training"}
 
@@ -145,8 +137,8 @@ def test_publishing_the_same_weights_again_gives_the_same_checkpoint(
     make_plan: PlanFactory, make_outcome: OutcomeFactory, workspace: Workspace
 ) -> None:
     plan, outcome = make_plan(), make_outcome()
-    first = publish_checkpoint(plan, outcome, workspace, [])
-    again = publish_checkpoint(plan, outcome, workspace, [first])
+    first = publish_checkpoint(plan, outcome, workspace)
+    again = publish_checkpoint(plan, outcome, workspace)
     assert again == first
     assert again.sequence == 1
 
@@ -158,7 +150,7 @@ def test_a_folder_of_that_name_without_a_manifest_is_not_overwritten(
     squatter = workspace.checkpoints / f"checkpoint-15-{weights_sha256(outcome.model_folder)[:8]}"
     squatter.mkdir()
     with pytest.raises(ArtifactInvalid, match="exists without a manifest; move it away"):
-        publish_checkpoint(make_plan(), outcome, workspace, [])
+        publish_checkpoint(make_plan(), outcome, workspace)
     assert list(squatter.iterdir()) == []
 
 
@@ -176,57 +168,9 @@ def test_the_optimizer_states_of_the_last_checkpoints_are_kept_and_older_ones_re
     assert OPTIMIZER_STATES_KEPT == 2
 
 
-# Resume points
-
-
-@pytest.fixture
-def unfinished(workspace: Workspace):
-    """A plan that was stopped after it wrote a resume point."""
-
-    def stop(plan: TrainingPlan, resume: str = "resume") -> Path:
-        folder = work_folder(plan, workspace)
-        (folder / resume).mkdir()
-        return folder
-
-    return stop
-
-
-def test_equal_plans_share_a_work_folder_and_others_have_their_own(
-    make_plan: PlanFactory, workspace: Workspace
-) -> None:
-    assert work_folder(make_plan(), workspace) == work_folder(make_plan(), workspace)
-    others = [make_plan(seed=1), make_plan(learning_rate=1e-4), make_plan(rows=60)]
-    assert len({work_folder(plan, workspace) for plan in (make_plan(), *others)}) == 4
-
-
-@pytest.mark.parametrize("resume", ["resume", "resume.old"])
-def test_a_plan_with_a_resume_point_is_unfinished(
-    resume: str, make_plan: PlanFactory, unfinished, workspace: Workspace
-) -> None:
-    unfinished(make_plan(), resume)
-    assert unfinished_datasets(workspace) == ["rows-0"]
-
-
-def test_a_plan_without_a_resume_point_is_not_waited_for(make_plan: PlanFactory, workspace: Workspace) -> None:
-    work_folder(make_plan(), workspace)
-    assert unfinished_datasets(workspace) == []
-
-
-def test_a_plan_from_another_parent_than_the_head_is_void(
-    make_plan: PlanFactory, unfinished, publish: Publish, base: BaseModel, workspace: Workspace
-) -> None:
-    unfinished(make_plan())
-    publish(shift=0.1)
-    assert unfinished_datasets(workspace) == []
-    unfinished(make_plan(parent=parent_at(base, list_checkpoints(workspace)), seed=1))
-    assert unfinished_datasets(workspace) == ["rows-1"]
-
-
-def test_discarding_removes_resume_points_and_keeps_optimizer_states(
-    make_plan: PlanFactory, unfinished, publish: Publish, workspace: Workspace
-) -> None:
-    checkpoint = publish()
-    folder = unfinished(make_plan())
-    discard_work(workspace)
-    assert not folder.exists()
-    assert optimizer_of(checkpoint.weights_sha256, workspace) is not None
+def test_a_kept_optimizer_state_is_complete_or_not_there(publish: Publish, workspace: Workspace) -> None:
+    weights = publish().weights_sha256
+    kept = optimizer_of(weights, workspace)
+    assert kept is not None
+    (kept / "manifest.json").unlink()
+    assert optimizer_of(weights, workspace) is None

@@ -1,0 +1,166 @@
+"""Work folders: which plans go on, which are void, and that one process trains in a home."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from gpu_assets.base_model.records import BaseModel
+from gpu_assets.training.line import list_checkpoints, parent_at
+from gpu_assets.training.records import Numerics, TrainingPlan
+from gpu_assets.training.resume import save_resume_point
+from gpu_assets.training.work import (
+    discard_void,
+    line_held,
+    resume_points_elsewhere,
+    unfinished_datasets,
+    work_folder,
+)
+from resources.workspace import Workspace
+from tests.training.conftest import PlanFactory
+from tests.values import make_checkpoint
+
+Stop = Callable[[TrainingPlan], Path]
+
+
+@pytest.fixture
+def stop(workspace: Workspace) -> Stop:
+    """Leaves what a plan leaves that was stopped after it wrote a resume point."""
+
+    def leave(plan: TrainingPlan) -> Path:
+        folder = work_folder(plan, workspace)
+        save_resume_point(folder, 4, lambda point: (point / "model.safetensors").write_text("half trained") and None)
+        return folder
+
+    return leave
+
+
+def elsewhere(plan: TrainingPlan) -> TrainingPlan:
+    return replace(plan, numerics=Numerics("cuda", "bf16", "packed"))
+
+
+def test_equal_plans_share_a_work_folder_and_others_have_their_own(
+    make_plan: PlanFactory, workspace: Workspace
+) -> None:
+    assert work_folder(make_plan(), workspace) == work_folder(make_plan(), workspace)
+    others = [make_plan(seed=1), make_plan(learning_rate=1e-4), make_plan(rows=60), elsewhere(make_plan())]
+    assert len({work_folder(plan, workspace) for plan in (make_plan(), *others)}) == 5
+
+
+def test_a_plan_with_a_resume_point_is_unfinished(
+    make_plan: PlanFactory, stop: Stop, base: BaseModel, workspace: Workspace
+) -> None:
+    stop(make_plan())
+    assert unfinished_datasets(workspace, base.weights_sha256) == ["rows-0"]
+
+
+def test_a_plan_without_a_complete_resume_point_is_not_waited_for(
+    make_plan: PlanFactory, stop: Stop, base: BaseModel, workspace: Workspace
+) -> None:
+    work_folder(make_plan(seed=1), workspace)
+    (stop(make_plan()) / "resume-4" / "manifest.json").unlink()
+    assert unfinished_datasets(workspace, base.weights_sha256) == []
+
+
+def test_a_plan_from_another_parent_than_the_head_is_void(
+    make_plan: PlanFactory, stop: Stop, base: BaseModel, workspace: Workspace
+) -> None:
+    stop(make_plan())
+    make_checkpoint(workspace, 9, sequence=1, base=base.weights_sha256)
+    assert unfinished_datasets(workspace, base.weights_sha256) == []
+    stop(make_plan(parent=parent_at(base, list_checkpoints(workspace)), seed=1))
+    assert unfinished_datasets(workspace, base.weights_sha256) == ["rows-1"]
+
+
+def test_only_a_plan_in_the_line_of_the_present_base_model_is_unfinished(
+    make_plan: PlanFactory, stop: Stop, base: BaseModel, workspace: Workspace
+) -> None:
+    stop(make_plan())
+    make_checkpoint(workspace, 9, sequence=1, base="another")
+    assert unfinished_datasets(workspace, "another") == []
+    assert unfinished_datasets(workspace, base.weights_sha256) == ["rows-0"]
+
+
+def test_a_plan_that_cannot_be_read_is_said_in_the_log_and_stops_nothing(
+    make_plan: PlanFactory, stop: Stop, base: BaseModel, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop(make_plan())
+    broken = workspace.training / "0" / "plan.json"
+    broken.parent.mkdir()
+    broken.write_text("{")
+    assert unfinished_datasets(workspace, base.weights_sha256) == ["rows-0"]
+    assert str(broken) in caplog.text
+
+
+def test_what_goes_on_stays_and_what_is_void_is_removed(
+    make_plan: PlanFactory, stop: Stop, base: BaseModel, workspace: Workspace
+) -> None:
+    """Two base models, the second with a checkpoint: void are the plans from the second itself, and a torn folder."""
+    other = replace(base, weights_sha256="another")
+    first_line = stop(make_plan())
+    passed = stop(make_plan(parent=parent_at(other, [])))
+    torn = workspace.training / "torn"
+    (torn / "resume-4").mkdir(parents=True)
+    (workspace.training / "optimizers" / "kept").mkdir(parents=True)
+    make_checkpoint(workspace, 9, sequence=1, base="another")
+    at_head = stop(make_plan(parent=parent_at(other, list_checkpoints(workspace))))
+    discard_void(workspace)
+    assert [folder.exists() for folder in (first_line, at_head, passed, torn)] == [True, True, False, False]
+    assert (workspace.training / "optimizers" / "kept").is_dir()
+
+
+def test_a_resume_point_of_another_device_is_named_with_what_it_was_made_with(
+    make_plan: PlanFactory, stop: Stop, workspace: Workspace
+) -> None:
+    stop(elsewhere(make_plan()))
+    (sentence,) = resume_points_elsewhere(make_plan(), workspace)
+    assert "made with cuda, bf16, packed; this run computes with cpu, fp32, padded" in sentence
+    assert resume_points_elsewhere(make_plan(seed=1), workspace) == []
+    assert resume_points_elsewhere(elsewhere(make_plan()), workspace) == []
+
+
+# One process at a time
+
+
+def _hold(home: Path, entered: Connection) -> None:
+    with line_held(Workspace(home), lambda _: None):
+        entered.send("entered")
+        signal.pause()
+
+
+def test_a_second_process_waits_says_so_and_goes_on_when_the_first_is_killed(workspace: Workspace) -> None:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    first = context.Process(target=_hold, args=(workspace.home, there))
+    first.start()
+    waits = threading.Event()
+    said: list[str] = []
+
+    def wait(sentence: str) -> None:
+        said.append(sentence)
+        waits.set()
+
+    def kill() -> None:
+        if waits.wait(30) and first.pid is not None:
+            os.kill(first.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    try:
+        assert here.poll(60), "the first process did not start"
+        killer.start()
+        with line_held(workspace, wait):
+            assert waits.is_set()
+    finally:
+        first.kill()
+        first.join(10)
+        killer.join(35)
+    assert said == [
+        f"another process trains in this home and holds {workspace.training / 'training.lock'}: "
+        "waiting until it has ended"
+    ]

@@ -29,16 +29,21 @@ def inference_keys(settings: Settings) -> InferenceKeys:
     Side effect: writes `<home>/serving/inference-keys.json`, mode 600, when a key is generated.
 
     Raises:
-        SettingsError: if the key file is readable by others or is not what this function wrote.
+        SettingsError: if the key file is readable by others or is not what this function wrote, or if both keys are
+            one.
     """
     read, admin = settings.inference_read_key, settings.inference_admin_key
     if read is not None and admin is not None:
         return InferenceKeys(read.get_secret_value(), admin.get_secret_value())
     generated = _kept_keys(key_file(settings))
-    return InferenceKeys(
+    keys = InferenceKeys(
         read.get_secret_value() if read is not None else generated.read,
         admin.get_secret_value() if admin is not None else generated.admin,
     )
+    if keys.read == keys.admin:
+        given, other = ("INFERENCE_READ_KEY", "admin") if read is not None else ("INFERENCE_ADMIN_KEY", "read")
+        raise SettingsError(f"{given} is the {other} key of {key_file(settings)}: set another one")
+    return keys
 
 
 def key_file(settings: Settings) -> Path:
@@ -62,7 +67,14 @@ def _kept_keys(path: Path) -> InferenceKeys:
     if path.stat().st_mode & 0o077:
         raise SettingsError(f"{path} can be read by others; run: chmod 600 {path}")
     try:
-        kept = json.loads(path.read_text())
-        return InferenceKeys(read=kept["read"], admin=kept["admin"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise SettingsError(f"{path} is not a key file; delete it and new keys are made") from None
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        read, admin = kept["read"], kept["admin"]
+    except (ValueError, KeyError, TypeError):
+        read = admin = None
+    if not _is_key(read) or not _is_key(admin) or read == admin:
+        raise SettingsError(f"{path} is not a key file; delete it and new keys are made")
+    return InferenceKeys(read=str(read), admin=str(admin))
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())

@@ -183,6 +183,7 @@ class PoolEntry(msgspec.Struct, frozen=True, kw_only=True):
     renderer_digest: str
     is_champion: bool
     in_flight: int
+    owner: str | None
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +212,7 @@ class ChatAnswer:
 
 
 class InferenceClient(ServiceClient):
-    """The inference server."""
+    """The inference server, as the platform sees it: what is loaded here is the platform's, not a person's."""
 
     def info(self) -> ModelInfo:
         """The champion."""
@@ -223,7 +224,7 @@ class InferenceClient(ServiceClient):
 
     def load(self, path: Path) -> ModelInfo:
         """Hold the model in a folder beside the champion."""
-        return self.post("/models/pool/load", {"model_path": str(path)}, ModelInfo, idempotent=True)
+        return self.post("/models/pool/load", _of_platform(path), ModelInfo, idempotent=True)
 
     def unload(self, model_id: str) -> None:
         """Let the server forget a model that is not the champion."""
@@ -231,7 +232,11 @@ class InferenceClient(ServiceClient):
 
     def reload(self, path: Path) -> Reloaded:
         """Make the model in a folder the champion."""
-        return self.post("/models/reload", {"model_path": str(path)}, Reloaded, idempotent=True)
+        return self.post("/models/reload", _of_platform(path), Reloaded, idempotent=True)
+
+    def undeploy(self) -> str | None:
+        """Have the server serve no model; the weights that it served, None if it served none."""
+        return self.post("/models/undeploy", {"id": "champion"}, _Undeployed, idempotent=True).weights_sha256
 
     def chat(self, messages: Sequence[Message], *, model: str, max_tokens: int, temperature: float = 0.0) -> ChatAnswer:
         """One answer, greedy by default."""
@@ -270,6 +275,18 @@ def inference_client(settings: Settings) -> InferenceClient:
     """The client of hosts.json's inference server, with the admin key."""
     url = settings.hosts.url("inference", settings.hosts.host_id("inference"))
     return InferenceClient("inference server", url, inference_keys(settings).admin, timeout_s=120.0)
+
+
+OWNER = "platform"
+
+
+def _of_platform(path: Path) -> dict[str, str]:
+    """The body that loads a folder's model as the platform's own."""
+    return {"model_path": str(path), "owner": OWNER}
+
+
+class _Undeployed(msgspec.Struct):
+    weights_sha256: str | None
 
 
 class _AnswerMessage(msgspec.Struct):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 import dagster as dg
 
@@ -10,15 +11,14 @@ from gpu_assets.deployment.decide import decide
 from gpu_assets.deployment.deploy import deploy
 from gpu_assets.deployment.records import Decision, Deployment
 from gpu_assets.errors import ArtifactInvalid, PlatformError
-from gpu_assets.evaluation.score import list_scores
 from gpu_assets.evaluation.sets import build_evaluation_set
-from gpu_assets.ranking.rank import Ranked, rank_scores
+from gpu_assets.ranking.rank import Ranked, current_ranking
 from gpu_assets.training.line import list_checkpoints
 from gpu_assets.training.records import Checkpoint
 from resources.events import failure
 from resources.platform import Platform
 from resources.routing import Routing
-from resources.services import InferenceClient
+from resources.services import OWNER, InferenceClient, Pool
 from resources.transfer import transfer_model
 
 GROUP = "deployment"
@@ -56,7 +56,7 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
             context.log.info(decision.reason)
             if deployment is None:
                 return
-            _release_losers(deployment, inference)
+            release_losers(deployment.weights_sha256, inference)
             served = inference.info().weights_sha256
         except PlatformError as error:
             raise failure(context, error) from error
@@ -81,7 +81,7 @@ def _promote(platform: Platform, inference: InferenceClient) -> tuple[Decision, 
     """Decide, and flip the alias if so decided; the deployment is None while nothing deserves to be served."""
     workspace = platform.workspace
     evaluation_set = build_evaluation_set(platform.settings.evaluation.level)
-    ranked = rank_scores(list_scores(workspace), evaluation_set.sha256)
+    ranked = current_ranking(platform.settings, workspace)
     deployed = Deployment.read(workspace)
     decision = decide(ranked, deployed, inference.info().weights_sha256)
     if decision.deploy:
@@ -105,11 +105,21 @@ def _checkpoint_of(ranked: Ranked, platform: Platform) -> Checkpoint:
     )
 
 
-def _release_losers(deployment: Deployment, inference: InferenceClient) -> None:
-    """Let the server forget candidates; the champion stays."""
-    for model in inference.pool().models:
-        if model.weights_sha256 != deployment.weights_sha256:
-            inference.unload(model.id)
+class Holder(Protocol):
+    """The inference server, as one who lets go of models sees it."""
+
+    def pool(self) -> Pool:
+        """All held models."""
+
+    def unload(self, model_id: str) -> None:
+        """Let go of a model."""
+
+
+def release_losers(deployed_weights: str, server: Holder) -> None:
+    """Let the server forget the platform's candidates; the champion stays, and what a person loaded."""
+    for model in server.pool().models:
+        if model.owner == OWNER and not model.is_champion and model.weights_sha256 != deployed_weights:
+            server.unload(model.id)
 
 
 def _describe(deployment: Deployment, decision: Decision) -> dict[str, dg.MetadataValue | str | int | float]:

@@ -10,7 +10,7 @@ def decide(ranking: Sequence[Ranked], deployed: Deployment | None, served_weight
     """The first checkpoint is deployed if it answers anything right, a later one only if it is better.
 
     Args:
-        ranking: best first, all on one evaluation set.
+        ranking: best first, all on the same questions with the same settings.
         deployed: what is recorded as served.
         served_weights: the hash that the server itself says it serves, or None.
     """
@@ -30,7 +30,8 @@ def decide(ranking: Sequence[Ranked], deployed: Deployment | None, served_weight
         return Decision(
             False,
             f"{best.checkpoint} scores {best.accuracy:.3f}, and {deployed.checkpoint}, which stays, has no score on "
-            "these questions: materialize checkpoint_scores for one of its datasets",
+            "these questions and with these settings: the judging sensor has it scored, or materialize "
+            "checkpoint_scores for one of its datasets",
             serve_again=served_weights != deployed.weights_sha256,
         )
     if best.accuracy > incumbent.accuracy:

@@ -1,4 +1,7 @@
-"""Flip the alias, verify over the API, ask one question, and only then record it."""
+"""Flip the alias, verify over the API, ask one question, and only then record it.
+
+What was not verified is not left served: the model before is served again, or none.
+"""
 
 import logging
 import time
@@ -29,6 +32,9 @@ class Server(Protocol):
     def reload(self, path: Path) -> ModelInfo:
         """Point the alias at the model in a folder."""
 
+    def undeploy(self) -> str | None:
+        """Point the alias at nothing."""
+
     def chat(self, messages: list[dict[str, str]], *, model: str, max_tokens: int) -> ChatAnswer:
         """One greedy answer."""
 
@@ -43,13 +49,13 @@ def deploy(
     server: Server,
     workspace: Workspace,
 ) -> Deployment:
-    """Serve a scored checkpoint as `champion`; on any failure the one before is served again.
+    """Serve a scored checkpoint as `champion`; on any failure the one before is served again, or none.
 
     Raises:
         DeploymentRefused: if the server serves other weights afterwards, or gives no answer.
         ServiceError: if the server refuses the folder or cannot be reached.
     """
-    before = Deployment.read(workspace)
+    before = _served_before(workspace, server)
     decided_at, begun = datetime.now(UTC), time.monotonic()
     try:
         server.reload(served_path)
@@ -96,11 +102,24 @@ def _verify(score: Score, item: EvaluationItem, server: Server) -> ChatAnswer:
     return answer
 
 
-def _restore(before: Deployment | None, server: Server) -> None:
-    """Serve what was recorded before; a failure here is logged, the first one is raised by the caller."""
-    if before is None:
-        return
+def _served_before(workspace: Workspace, server: Server) -> Path | None:
+    """The folder to serve again if verification fails: what is recorded, else what the server says it serves."""
+    recorded = Deployment.read(workspace)
+    if recorded is not None:
+        return Path(recorded.served_path)
+    served = server.info()
+    return Path(served.path) if served.path is not None else None
+
+
+def _restore(before: Path | None, server: Server) -> None:
+    """Serve what was served before, else nothing; a failure here is logged, the first one is raised by the caller."""
+    if before is not None:
+        try:
+            server.reload(before)
+            return
+        except ServiceError as error:
+            logger.error("%s could not be served again, so nothing is served: %s", before.name, error)
     try:
-        server.reload(Path(before.served_path))
+        server.undeploy()
     except ServiceError as error:
-        logger.error("%s could not be served again: %s", before.checkpoint, error)
+        logger.error("the server may go on with a model that was not verified: %s", error)

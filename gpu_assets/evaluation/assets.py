@@ -8,13 +8,14 @@ import dagster as dg
 from gpu_assets.datasets.assets import DATASETS
 from gpu_assets.datasets.validate import trained_problem_keys
 from gpu_assets.errors import ArtifactInvalid, PlatformError
+from gpu_assets.evaluation.config import ScoringConfig
 from gpu_assets.evaluation.records import EvaluationSet, Score, ScoringParameters
 from gpu_assets.evaluation.score import score_checkpoint
 from gpu_assets.evaluation.sets import build_evaluation_set, freeze
 from gpu_assets.training.line import find_trained, list_checkpoints
 from gpu_assets.training.records import Checkpoint
 from resources.artifacts import sha256_json
-from resources.events import failure
+from resources.events import failure, record_materialization
 from resources.platform import Platform
 from resources.routing import Routing
 from resources.services import InferenceClient
@@ -86,17 +87,27 @@ def build_scores(routing: Routing) -> list[dg.AssetsDefinition]:
     )
     def checkpoint_scores(
         context: dg.AssetExecutionContext,
+        config: ScoringConfig,
         platform: dg.ResourceParam[Platform],
         inference: dg.ResourceParam[InferenceClient],
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """The dataset's checkpoint on every frozen question, asked through the server that would serve it."""
+        covered = list(context.partition_keys)
         try:
-            scores = _score_all(list(context.partition_keys), platform, inference, context)
+            scores = _score_all([*covered, *config.also], platform, inference, context)
         except PlatformError as error:
             raise failure(context, error) from error
-        for key, score in scores.items():
-            context.add_asset_metadata(_describe(score), partition_key=key)
-        return dg.MaterializeResult(data_version=dg.DataVersion(_version(scores)))
+        for key in covered:
+            context.add_asset_metadata(_describe(scores[key]), partition_key=key)
+        for key in set(config.also) - set(covered):
+            record_materialization(
+                context,
+                "checkpoint_scores",
+                key,
+                data_version=scores[key].identity,
+                metadata=_describe(scores[key]),
+            )
+        return dg.MaterializeResult(data_version=dg.DataVersion(_version([scores[key] for key in covered])))
 
     return [checkpoint_scores]
 
@@ -142,8 +153,8 @@ def _score(
     return score
 
 
-def _version(scores: dict[str, Score]) -> str:
-    identities = sorted({score.identity for score in scores.values()})
+def _version(scores: list[Score]) -> str:
+    identities = sorted({score.identity for score in scores})
     return identities[0] if len(identities) == 1 else sha256_json(identities)
 
 

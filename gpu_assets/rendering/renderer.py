@@ -145,7 +145,9 @@ class Renderer:
         )
 
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        """A batch of one: other threads run meanwhile, which `encode` keeps waiting."""
+        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return list(encoding.ids)
 
 
 def _append_turn(samples: list[Sample], prompt: list[int], answer: list[int]) -> None:

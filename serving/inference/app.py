@@ -19,8 +19,9 @@ from starlette.types import Receive, Scope, Send
 from gpu_assets.settings import Serving, Settings
 from resources.keys import InferenceKeys
 from serving.inference.auth import Gate
+from serving.inference.body import JsonRoute
 from serving.inference.chat import answer, events, prepare
-from serving.inference.engine import Engine, EngineStopped
+from serving.inference.engine import Engine
 from serving.inference.errors import install_error_handlers
 from serving.inference.loader import ModelFolder
 from serving.inference.metrics import Metrics
@@ -38,6 +39,7 @@ from serving.inference.protocol import (
     PoolInfo,
     Readiness,
     Reloaded,
+    Undeployed,
     Unloaded,
 )
 
@@ -51,7 +53,8 @@ def create_app(
     """The server.
 
     Args:
-        model: the first champion; without one the server waits for its first deployment.
+        model: the first champion, which the platform may let go once another is; without one the server waits
+            for its first deployment.
         load_engine: makes the engine of a folder; transformers' by default.
     """
     pool = ModelPool(settings, load_engine or _transformers_loader(settings.serving))
@@ -84,20 +87,20 @@ def _health_routes(pool: ModelPool, version: str) -> APIRouter:
     @router.get("/ready")
     async def ready() -> Readiness:
         """The champion answers."""
-        champion = _alive(pool.find(CHAMPION))
+        champion = pool.require_ready()
         return Readiness(model=champion.name, weights_sha256=champion.weights_sha256)
 
     return router
 
 
 def _chat_routes(pool: ModelPool, metrics: Metrics, serving: Serving) -> APIRouter:
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
     @router.post("/chat/completions", response_model=ChatCompletion)
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation, at once or as a stream of events."""
         with ExitStack() as stack:
-            model = stack.enter_context(_alive(pool.find(body.model)).lease())
+            model = stack.enter_context(pool.find(body.model).require_alive().lease())
             completion = await prepare(body, model, serving.max_queue)
             if body.stream:
                 return _EventStream(events(completion, metrics, body.include_usage), stack.pop_all())
@@ -120,7 +123,7 @@ def _chat_routes(pool: ModelPool, metrics: Metrics, serving: Serving) -> APIRout
 
 
 def _model_routes(pool: ModelPool) -> APIRouter:
-    router = APIRouter(prefix="/models")
+    router = APIRouter(prefix="/models", route_class=JsonRoute)
 
     @router.get("/info")
     async def info() -> ModelInfo:
@@ -135,7 +138,7 @@ def _model_routes(pool: ModelPool) -> APIRouter:
     @router.post("/pool/load")
     async def load(body: ModelPath) -> ModelInfo:
         """Hold a model beside the champion."""
-        return pool.info(await pool.load(Path(body.model_path)))
+        return pool.info(await pool.load(Path(body.model_path), body.owner))
 
     @router.post("/pool/unload")
     async def unload(body: ModelId) -> Unloaded:
@@ -147,9 +150,15 @@ def _model_routes(pool: ModelPool) -> APIRouter:
     async def reload(body: ModelPath) -> Reloaded:
         """Make a model the champion."""
         begun = time.perf_counter()
-        model = await pool.reload(Path(body.model_path))
+        model = await pool.reload(Path(body.model_path), body.owner)
         seconds = round(time.perf_counter() - begun, 3)
         return Reloaded(**pool.info(model).model_dump(), seconds=seconds)
+
+    @router.post("/undeploy")
+    async def undeploy(body: ModelId) -> Undeployed:
+        """Make no model the champion; the id is the champion's."""
+        model = await pool.undeploy(body.id)
+        return Undeployed(weights_sha256=None if model is None else model.weights_sha256)
 
     return router
 
@@ -197,12 +206,6 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _alive(model: HeldModel) -> HeldModel:
-    if not model.engine.alive:
-        raise EngineStopped(f"the engine of {model.name} has stopped; POST /models/reload loads a model anew")
-    return model
-
-
 def _cards(pool: ModelPool) -> list[ModelCard]:
     champion = pool.champion
     alias = [] if champion is None else [ModelCard(id=CHAMPION, created=_created(champion))]
@@ -220,7 +223,7 @@ def _lifespan(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         importing = asyncio.create_task(asyncio.to_thread(_import_engine)) if preload else None
         if model is not None:
-            await pool.reload(model)
+            await pool.reload(model, owner="platform")
         yield
         await pool.close()
         if importing is not None:

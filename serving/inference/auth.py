@@ -15,7 +15,7 @@ from resources.keys import InferenceKeys
 from serving.inference.errors import ApiError
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
-ADMIN_PATHS = frozenset({"/models/pool/load", "/models/pool/unload", "/models/reload"})
+ADMIN_PATHS = frozenset({"/models/pool/load", "/models/pool/unload", "/models/reload", "/models/undeploy"})
 MAX_BODY_BYTES = 2**20
 REQUEST_ID_HEADER = "x-request-id"
 

@@ -1,28 +1,36 @@
 """One mapping from whatever went wrong to OpenAI's error shape; there is no other error body.
 
-400 bad parameters, 401 no or wrong key, 403 the read key on an admin endpoint, 404 and 405 unknown
+400 a bad body or bad parameters, 401 no or wrong key, 403 the read key on an admin endpoint, 404 and 405 unknown
 paths, methods and models, 409 a folder or model that contradicts what is held or recorded, 413 a
-body over the cap, 429 a full queue, 500 our own bug, 503 no model or a dead engine. Never 422.
+body over the cap, 415 a form, 429 a full queue, 500 our own bug, 503 no model, one that is still being
+loaded, or a dead engine. Never 422.
 """
 
+import json
 import logging
+import reprlib
 from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from gpu_assets.errors import PlatformError, RenderingError
 from serving.inference.engine import EngineStopped
 from serving.inference.loader import NotAModelFolder
-from serving.inference.pool import AmbiguousModel, NoChampion, PoolBusy, UnknownModel
-from serving.inference.protocol import ErrorBody, ErrorDetail
+from serving.inference.pool import AmbiguousModel, NoChampion, PoolBusy, StillLoading, UnknownModel
+from serving.inference.protocol import UNSUPPORTED, ErrorBody, ErrorDetail
 
 logger = logging.getLogger(__name__)
 
+_SHORT = reprlib.Repr()
+"""A value as a refusal shows it: a body may nest deeper than `repr` goes."""
+_SHORT.maxstring = 80
+
 RETRY_AFTER_S = 1
+ENGINE_STOPPED = "engine_stopped"
 
 
 class ApiError(HTTPException):
@@ -52,7 +60,9 @@ class ApiError(HTTPException):
         return ErrorBody(error=ErrorDetail(message=self.detail, type=kind, param=self.param, code=self.code))
 
     def response(self) -> Response:
-        return JSONResponse(self.body.model_dump(), status_code=self.status_code, headers=self.headers)
+        """In ASCII: what a client sent and is told again may be no text, as half of a surrogate pair is."""
+        content = json.dumps(self.body.model_dump())
+        return Response(content, self.status_code, self.headers, media_type="application/json")
 
 
 def api_error(error: Exception) -> ApiError:
@@ -66,6 +76,8 @@ def api_error(error: Exception) -> ApiError:
             return _http_error(error)
         case NoChampion():
             return _no_model()
+        case StillLoading():
+            return _unavailable(error, "model_loading")
         case UnknownModel():
             return ApiError(404, str(error), code="model_not_found")
         case AmbiguousModel():
@@ -73,7 +85,7 @@ def api_error(error: Exception) -> ApiError:
         case PoolBusy():
             return ApiError(409, str(error), code="pool_busy")
         case EngineStopped():
-            return ApiError(503, str(error), code="engine_stopped", headers={"Retry-After": str(RETRY_AFTER_S)})
+            return _unavailable(error, ENGINE_STOPPED)
         case NotAModelFolder():
             return ApiError(400, str(error), code="invalid_model_folder", param="model_path")
         case RenderingError():
@@ -96,14 +108,16 @@ async def _answer(_: Request, error: Exception) -> Response:
 
 
 def _no_model() -> ApiError:
-    """The alias points at nothing yet."""
-    return ApiError(
-        503,
-        "no model is deployed yet: champion points at nothing; POST /models/reload with a model_path, "
-        "or wait for the first deployment",
-        code="no_model",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
+    """The alias points at nothing."""
+    return _unavailable(
+        "no model is deployed: champion points at nothing; POST /models/reload with a model_path, "
+        "or wait for the next deployment",
+        "no_model",
     )
+
+
+def _unavailable(what: object, code: str) -> ApiError:
+    return ApiError(503, str(what), code=code, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
 def _http_error(error: HTTPException) -> ApiError:
@@ -118,9 +132,7 @@ def _http_error(error: HTTPException) -> ApiError:
 def _bad_request(problems: Sequence[ErrorDetails]) -> ApiError:
     """The first problem decides param and code; the message has all of them."""
     first = problems[0]
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
-    code = "unsupported_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
+    code = "unsupported_parameter" if first["type"] in ("extra_forbidden", UNSUPPORTED) else "invalid_value"
     message = "; ".join(dict.fromkeys(_sentence(problem) for problem in problems))
     return ApiError(400, message, code=code, param=_param(first))
 
@@ -133,8 +145,7 @@ def _sentence(problem: ErrorDetails) -> str:
         return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{where}: this parameter is required"
-    seen = repr(problem["input"])
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {seen[:80]}"
+    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {_SHORT.repr(problem['input'])}"
 
 
 def _param(problem: ErrorDetails) -> str | None:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from gpu_assets.errors import PlatformError
 from gpu_assets.settings import Settings
-from serving.inference.engine import Engine, Generation
+from serving.inference.engine import Engine, EngineStopped, Generation
 from serving.inference.loader import ModelFolder, inspect_folder
-from serving.inference.protocol import ModelInfo, PoolEntry, PoolInfo, ProfileInfo
+from serving.inference.protocol import ModelInfo, Owner, PoolEntry, PoolInfo, ProfileInfo
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,11 @@ class AmbiguousModel(PlatformError):
 
 
 class NoChampion(PlatformError):
-    """Nothing is deployed yet."""
+    """Nothing is deployed."""
+
+
+class StillLoading(PlatformError):
+    """There is no champion that answers, and a model is being loaded."""
 
 
 class PoolBusy(PlatformError):
@@ -54,6 +58,7 @@ class HeldModel:
     folder: ModelFolder
     engine: Engine
     loaded_at: datetime
+    owner: Owner | None = None
     in_flight: int = 0
     last_used: float = 0.0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -69,6 +74,16 @@ class HeldModel:
     @cached_property
     def control_tokens(self) -> frozenset[str]:
         return self.folder.renderer.special_tokens()
+
+    def require_alive(self) -> "HeldModel":
+        """The model itself.
+
+        Raises:
+            EngineStopped: if its engine is dead.
+        """
+        if not self.engine.alive:
+            raise EngineStopped(f"the engine of {self.name} has stopped; POST /models/reload loads a model anew")
+        return self
 
     @contextmanager
     def lease(self) -> Iterator["HeldModel"]:
@@ -103,23 +118,56 @@ class ModelPool:
     def models(self) -> list[HeldModel]:
         return list(self._held.values())
 
-    async def load(self, path: Path) -> HeldModel:
+    async def load(self, path: Path, owner: Owner | None = None) -> HeldModel:
         """Hold the model in a folder; weights that are held already, by a live engine, are not loaded again.
+
+        Args:
+            owner: who may have it unloaded unasked; a model that a person ever loaded is a person's.
 
         Raises:
             ArtifactInvalid: if the folder is refused; what is held is untouched.
             PoolBusy: if the pool is full and no model can go.
         """
         async with self._changing:
-            return await self._load(path)
+            return await self._load(path, owner)
 
-    async def reload(self, path: Path) -> HeldModel:
+    async def reload(self, path: Path, owner: Owner | None = None) -> HeldModel:
         """Load as `load` does, then point `champion` at the model; the one before stays held."""
         async with self._changing:
-            model = await self._load(path)
+            model = await self._load(path, owner)
             self._champion = model
             logger.info("champion is %s, weights %s", model.name, model.weights_sha256)
             return model
+
+    async def undeploy(self, model_id: str) -> HeldModel | None:
+        """Point `champion` at nothing; what it pointed at, which stays held, or None if there was no champion.
+
+        Raises:
+            UnknownModel, AmbiguousModel: if the id does not name one model.
+            PoolBusy: if the id names another model than the champion.
+        """
+        async with self._changing:
+            champion = self._champion
+            if champion is None:
+                return None
+            if self.find(model_id) is not champion:
+                raise PoolBusy(f"{model_id} is not the champion, {champion.name} is; nothing is changed")
+            self._champion = None
+            logger.info("no champion; it was %s, weights %s", champion.name, champion.weights_sha256)
+            return champion
+
+    def require_ready(self) -> HeldModel:
+        """The champion, if it answers.
+
+        Raises:
+            StillLoading: if none does and a model is being loaded, which may become it.
+            NoChampion: if nothing is deployed.
+            EngineStopped: if its engine is dead.
+        """
+        champion = self._champion
+        if self._changing.locked() and (champion is None or not champion.engine.alive):
+            raise StillLoading("a model is being loaded")
+        return self.find(CHAMPION).require_alive()
 
     async def unload(self, model_id: str) -> HeldModel:
         """Let go of a model; requests that it has begun are finished.
@@ -131,7 +179,10 @@ class ModelPool:
         async with self._changing:
             model = self.find(model_id)
             if model is self._champion:
-                raise PoolBusy(f"{model.name} is the champion and is not unloaded; reload another model first")
+                raise PoolBusy(
+                    f"{model.name} is the champion and is not unloaded; reload another model first, "
+                    "or POST /models/undeploy"
+                )
             self._let_go(model)
             return model
 
@@ -145,7 +196,7 @@ class ModelPool:
         """
         if model_id == CHAMPION:
             if self._champion is None:
-                raise NoChampion("no model is deployed yet")
+                raise NoChampion("no model is deployed")
             return self._champion
         if model_id in self._held:
             return self._held[model_id]
@@ -184,7 +235,12 @@ class ModelPool:
     def describe(self) -> PoolInfo:
         """All held models."""
         entries = [
-            PoolEntry(**self.info(model).model_dump(), is_champion=model is self._champion, in_flight=model.in_flight)
+            PoolEntry(
+                **self.info(model).model_dump(),
+                is_champion=model is self._champion,
+                in_flight=model.in_flight,
+                owner=model.owner,
+            )
             for model in self.models
         ]
         return PoolInfo(loaded_count=len(entries), models=entries)
@@ -198,23 +254,26 @@ class ModelPool:
         self._champion = None
         await asyncio.gather(*(asyncio.to_thread(engine.stop) for engine in engines))
 
-    async def _load(self, path: Path) -> HeldModel:
+    async def _load(self, path: Path, owner: Owner | None) -> HeldModel:
         folder = await asyncio.to_thread(inspect_folder, path, self._profile)
         held = self._held.get(folder.weights_sha256)
+        if held is not None:
+            owner = owner and held.owner
         if held is not None and held.engine.alive:
             _check_same_renderer(held, folder)
+            held.owner = owner
             return held
         if held is not None:
             self._let_go(held)
         self._make_room(folder)
         engine = await asyncio.to_thread(self._load_engine, folder)
-        engine.start()
         try:
+            engine.start()
             await _warm_up(engine, folder)
         except BaseException:
             await asyncio.to_thread(engine.stop)
             raise
-        model = HeldModel(folder, engine, datetime.now(UTC), last_used=time.monotonic())
+        model = HeldModel(folder, engine, datetime.now(UTC), owner, last_used=time.monotonic())
         model.idle.set()
         self._held[folder.weights_sha256] = model
         if held is not None and held is self._champion:

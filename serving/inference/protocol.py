@@ -1,12 +1,16 @@
 """What clients send and what they get: OpenAI's chat completions, and our own model management.
 
 Requests forbid unknown keys and convert nothing, so a parameter that is not supported is refused by
-name. Types only: knows nothing of HTTP, models or engines.
+name. Clients send OpenAI's parameters at their defaults too, or as null, which asks for nothing: those
+are taken. Types only: knows nothing of HTTP, models or engines.
 """
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 MAX_STOP_STRINGS = 4
 Role = Literal["system", "user", "assistant"]
@@ -15,6 +19,33 @@ COLDEST = 1e-3
 Temperature = Annotated[float, AfterValidator(lambda value: 0.0 if value < COLDEST else value)]
 """Colder than `COLDEST` is greedy: logits over so small a number leave the range of float32."""
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
+
+UNSUPPORTED = "unsupported"
+"""The error type of a parameter that is known and supported at its default only."""
+
+
+def _only(*defaults: object) -> Callable[[Any], Any]:
+    """Refuse every value but null and these."""
+    shown = " or ".join(json.dumps(default) for default in defaults)
+    wanted = f"is supported as {shown}, its default, only" if defaults else "is not supported"
+
+    def check(value: Any) -> Any:
+        if value is None or any(_is_same(value, default) for default in defaults):
+            return value
+        raise PydanticCustomError(UNSUPPORTED, "this parameter {wanted}; leave it out", {"wanted": wanted})
+
+    return check
+
+
+def _is_same(value: object, default: object) -> bool:
+    """JSON's equality: false is not 0."""
+    return value == default and isinstance(value, bool) == isinstance(default, bool)
+
+
+NoValue = Annotated[Any, AfterValidator(_only())]
+NoList = Annotated[Any, AfterValidator(_only([]))]
+IsFalse = Annotated[Any, AfterValidator(_only(False))]
+IsZero = Annotated[Any, AfterValidator(_only(0))]
 
 
 class _Request(BaseModel):
@@ -33,6 +64,14 @@ class ChatMessage(_Request):
 
     role: Role
     content: str | list[TextPart]
+    name: NoValue = None
+
+    # What an answer of ours has beside these, since clients send answers back as they came.
+    refusal: NoValue = None
+    annotations: NoList = None
+    audio: NoValue = None
+    function_call: NoValue = None
+    tool_calls: NoList = None
 
     @property
     def text(self) -> str:
@@ -42,11 +81,15 @@ class ChatMessage(_Request):
 class StreamOptions(_Request):
     """What a stream carries beside the answer."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: IsFalse = None
 
 
 class ChatCompletionRequest(_Request):
-    """The supported subset of OpenAI's parameters, and `top_k`; None means the default."""
+    """The supported subset of OpenAI's parameters, and `top_k`; None means the default.
+
+    Of the others, those that ask for nothing: what is at its default, and names of the caller that are not kept.
+    """
 
     model: str = Field(min_length=1, description="champion, a folder's name, checkpoint-N, or a weights hash.")
     messages: list[ChatMessage] = Field(min_length=1)
@@ -62,6 +105,32 @@ class ChatCompletionRequest(_Request):
     n: Literal[1] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    user: str | None = Field(default=None, description="Taken and kept nowhere.")
+    safety_identifier: str | None = Field(default=None, description="Taken and kept nowhere.")
+    prompt_cache_key: str | None = Field(default=None, description="Taken and without effect.")
+
+    audio: NoValue = None
+    frequency_penalty: IsZero = None
+    function_call: Annotated[Any, AfterValidator(_only("none", "auto"))] = None
+    functions: NoList = None
+    logit_bias: Annotated[Any, AfterValidator(_only({}))] = None
+    logprobs: IsFalse = None
+    metadata: Annotated[Any, AfterValidator(_only({}))] = None
+    modalities: Annotated[Any, AfterValidator(_only(["text"]))] = None
+    parallel_tool_calls: Annotated[Any, AfterValidator(_only(True))] = None
+    prediction: NoValue = None
+    presence_penalty: IsZero = None
+    prompt_cache_retention: NoValue = None
+    reasoning_effort: NoValue = None
+    response_format: Annotated[Any, AfterValidator(_only({"type": "text"}))] = None
+    service_tier: Annotated[Any, AfterValidator(_only("auto", "default"))] = None
+    store: IsFalse = None
+    tool_choice: Annotated[Any, AfterValidator(_only("none", "auto"))] = None
+    tools: NoList = None
+    top_logprobs: IsZero = None
+    verbosity: Annotated[Any, AfterValidator(_only("medium"))] = None
+    web_search_options: NoValue = None
 
     @model_validator(mode="after")
     def _agree(self) -> "ChatCompletionRequest":
@@ -87,13 +156,18 @@ class ChatCompletionRequest(_Request):
 
     @property
     def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
+Owner = Literal["platform"]
+"""Who may let a held model go unasked: the platform its own candidates; None is a person, who decides alone."""
 
 
 class ModelPath(_Request):
-    """Which folder to load."""
+    """Which folder to load, and for whom."""
 
     model_path: str = Field(min_length=1, description="A model folder on the server's host.")
+    owner: Owner | None = Field(default=None, description="Set by the platform; what a person loads has none.")
 
 
 class ModelId(_Request):
@@ -210,6 +284,7 @@ class PoolEntry(ModelInfo):
 
     is_champion: bool
     in_flight: int
+    owner: Owner | None = None
 
 
 class PoolInfo(BaseModel):
@@ -232,6 +307,13 @@ class Unloaded(BaseModel):
     status: Literal["unloaded"] = "unloaded"
     id: str
     weights_sha256: str
+
+
+class Undeployed(BaseModel):
+    """The alias points at nothing; what it pointed at stays held."""
+
+    status: Literal["undeployed"] = "undeployed"
+    weights_sha256: str | None = Field(default=None, description="What it pointed at; null if at nothing.")
 
 
 class Health(BaseModel):

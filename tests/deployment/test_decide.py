@@ -9,7 +9,7 @@ from gpu_assets.deployment.decide import decide
 from gpu_assets.deployment.records import Deployment
 from gpu_assets.evaluation.records import Score
 from gpu_assets.ranking.rank import rank_scores
-from tests.values import make_score
+from tests.values import COMPARISON, make_score
 
 
 def deployed(score: Score) -> Deployment:
@@ -33,7 +33,7 @@ def deployed(score: Score) -> Deployment:
 
 
 def ranking(*scores: Score):
-    return rank_scores(scores, "questions")
+    return rank_scores(scores, COMPARISON)
 
 
 def test_nothing_scored_is_not_deployed() -> None:
@@ -83,7 +83,7 @@ def test_a_recorded_one_that_the_server_lost_is_served_again() -> None:
 def test_an_incumbent_without_a_score_on_these_questions_stays_until_it_has_one() -> None:
     decision = decide(ranking(make_score(9, 2)), deployed(make_score(5, 97)), None)
     assert (decision.deploy, decision.serve_again) == (False, True)
-    assert "has no score on these questions: materialize checkpoint_scores" in decision.reason
+    assert "has no score on these questions and with these settings: the judging sensor has it" in decision.reason
 
 
 def test_the_accuracy_that_counts_is_the_rankings_and_not_the_recorded_one() -> None:

@@ -15,7 +15,7 @@ from gpu_assets.ranking.rank import rank_scores
 from resources.deployed import deployed_folder
 from resources.workspace import Workspace
 from tests.fakes import ScriptedServer
-from tests.values import make_checkpoint, make_score
+from tests.values import COMPARISON, make_checkpoint, make_score
 
 Deploy = Callable[..., Deployment]
 
@@ -117,7 +117,7 @@ def test_a_folder_that_the_server_refuses_leaves_the_incumbent_served(
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_first_deployment_that_fails_records_nothing(
+def test_a_first_deployment_that_fails_is_not_left_served_and_records_nothing(
     name: str, deploy_step: Deploy, workspace: Workspace, server: ScriptedServer
 ) -> None:
     spoil, error, _ = BREAKS[name]
@@ -127,6 +127,18 @@ def test_a_first_deployment_that_fails_records_nothing(
     assert Deployment.read(workspace) is None
     assert not deployed_folder(workspace).exists()
     assert len(server.reloads) == 1
+    assert server.served is None
+
+
+def test_a_first_deployment_that_fails_leaves_what_a_person_had_served(
+    deploy_step: Deploy, workspace: Workspace, server: ScriptedServer
+) -> None:
+    server.served = by_hand = make_checkpoint(workspace, 3, sequence=3).folder
+    server.text = ""
+    with pytest.raises(DeploymentRefused):
+        deploy_step(5)
+    assert server.served == by_hand
+    assert Deployment.read(workspace) is None
 
 
 def test_the_first_error_is_raised_where_the_incumbent_is_refused_as_well(
@@ -136,15 +148,25 @@ def test_the_first_error_is_raised_where_the_incumbent_is_refused_as_well(
     server.text, server.refuses = "", {Path(incumbent.served_path)}
     with pytest.raises(DeploymentRefused, match="checkpoint-9-"):
         deploy_step(9)
-    assert f"{incumbent.checkpoint} could not be served again" in caplog.text
+    assert f"{incumbent.checkpoint} could not be served again, so nothing is served" in caplog.text
+    assert server.served is None
     assert Deployment.read(workspace) == incumbent
+
+
+def test_the_first_error_is_raised_where_the_server_does_not_undeploy_either(
+    deploy_step: Deploy, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.text, server.fails_to_undeploy = "", True
+    with pytest.raises(DeploymentRefused, match="checkpoint-5-"):
+        deploy_step(5)
+    assert "may go on with a model that was not verified: no connection" in caplog.text
 
 
 def test_a_restart_does_not_deploy_again_unless_the_server_lost_the_model(
     deploy_step: Deploy, workspace: Workspace, server: ScriptedServer
 ) -> None:
     deployment = deploy_step(5)
-    entries = rank_scores([make_score(5, 50, weights=deployment.weights_sha256)], "questions")
+    entries = rank_scores([make_score(5, 50, weights=deployment.weights_sha256)], COMPARISON)
     recorded = Deployment.read(Workspace(workspace.home))
     assert not decide(entries, recorded, server.info().weights_sha256).deploy
     server.served = None

@@ -36,6 +36,12 @@ def test_each_circled_digit_is_one_token(renderer: Renderer) -> None:
     assert len(renderer.tokenizer.encode("⓪①①⓪", add_special_tokens=False).ids) == 4
 
 
+def test_tokens_are_the_tokenizers_own_for_short_and_long_texts(renderer: Renderer) -> None:
+    for text in ("", "①⓪ and 漢", "add ①⓪ and ①, " * 20_000):
+        alone = renderer.tokenizer.encode(renderer.prompt_text(chat(text)), add_special_tokens=False).ids
+        assert renderer.prompt_ids(chat(text)) == alone
+
+
 def test_the_prompt_ends_in_the_assistant_header_with_an_empty_think_block(renderer: Renderer) -> None:
     assert renderer.prompt_text(chat("hi")) == (
         "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"

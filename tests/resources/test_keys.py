@@ -43,7 +43,10 @@ def test_a_file_that_others_can_read_is_refused_with_the_command_that_helps(sett
     inference_keys(settings)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"read": "only"}', "null"])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"read": "only"}', "null", '{"read": "", "admin": "a"}', '{"read": "a", "admin": "a"}'],
+)
 def test_a_file_that_holds_no_keys_is_refused_and_left(settings: Settings, content: str) -> None:
     path = key_file(settings)
     path.parent.mkdir(parents=True)
@@ -72,6 +75,16 @@ def test_of_the_environments_keys_one_alone_wins_over_the_kept_one(
     other = "admin" if field == "read" else "read"
     assert getattr(found, field) == "from outside"
     assert getattr(found, other) == getattr(kept, other)
+
+
+@pytest.mark.parametrize("variable", ["INFERENCE_READ_KEY", "INFERENCE_ADMIN_KEY"])
+def test_a_key_of_the_environment_that_is_the_other_kept_one_is_refused(
+    variable: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    kept = inference_keys(settings)
+    monkeypatch.setenv(variable, kept.admin if variable == "INFERENCE_READ_KEY" else kept.read)
+    with pytest.raises(SettingsError, match=f"{variable} is the .* key of .*: set another one"):
+        inference_keys(load_settings())
 
 
 def test_keys_are_shown_in_no_text(settings: Settings) -> None:

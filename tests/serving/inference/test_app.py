@@ -202,6 +202,29 @@ def test_a_refused_folder_leaves_the_served_model(
     assert first_is_champion.client.pool() == before
 
 
+def test_after_an_undeployment_nothing_is_served_until_the_next_reload(
+    first_is_champion: Server, models: Models
+) -> None:
+    assert first_is_champion.client.undeploy() == weights_sha256(models.first)
+    refused = [
+        first_is_champion.request("GET", "/ready", key=None),
+        first_is_champion.request("POST", CHAT, json=VALID),
+    ]
+    assert [(response.status_code, error_of(response)["code"]) for response in refused] == [(503, "no_model")] * 2
+    assert "no model is deployed" in error_of(refused[0])["message"]
+    assert first_is_champion.client.info().loaded is False
+    assert first_is_champion.client.undeploy() is None
+    first_is_champion.client.reload(models.first)
+    assert first_is_champion.request("GET", "/ready", key=None).status_code == 200
+
+
+def test_what_the_platform_loaded_is_told_from_what_a_person_did(first_is_champion: Server, models: Models) -> None:
+    first_is_champion.client.load(models.second)
+    assert first_is_champion.request("POST", "/models/pool/load", json={"model_path": str(models.third)}).is_success
+    owners = {model.name: model.owner for model in first_is_champion.client.pool().models}
+    assert (owners["second"], owners["third"]) == ("platform", None)
+
+
 def test_the_champion_is_not_unloaded(first_is_champion: Server) -> None:
     with pytest.raises(ServiceHttpError) as refused:
         first_is_champion.client.unload("champion")

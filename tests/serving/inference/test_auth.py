@@ -22,7 +22,12 @@ READ = [
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
 ]
-ADMIN = [("POST", "/models/pool/load"), ("POST", "/models/pool/unload"), ("POST", "/models/reload")]
+ADMIN = [
+    ("POST", "/models/pool/load"),
+    ("POST", "/models/pool/unload"),
+    ("POST", "/models/reload"),
+    ("POST", "/models/undeploy"),
+]
 
 
 def test_the_tables_of_these_tests_hold_every_endpoint(server: Server) -> None:

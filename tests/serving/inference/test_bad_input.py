@@ -12,6 +12,15 @@ from tests.serving.inference.support import (
     error_of,
 )
 
+
+def nested(depth: int) -> list[Any]:
+    """A list in a list in a list."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 BAD_BODIES: dict[str, tuple[dict[str, Any], str | None, str | None]] = {
     "no messages": ({"messages": []}, "messages", "invalid_value"),
     "a role that is not ours": ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "invalid_value"),
@@ -47,10 +56,27 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], str | None, str | None]] = {
         "stream_options",
         "invalid_value",
     ),
-    "tools": ({"tools": []}, "tools", "unsupported_parameter"),
+    "tools": ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
     "logprobs": ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+    "logprobs as a number": ({"logprobs": 0}, "logprobs", "unsupported_parameter"),
+    "top logprobs": ({"top_logprobs": 2}, "top_logprobs", "unsupported_parameter"),
     "a response format": ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
     "a penalty": ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
+    "a penalty that is false": ({"presence_penalty": False}, "presence_penalty", "unsupported_parameter"),
+    "a bias": ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
+    "storing": ({"store": True}, "store", "unsupported_parameter"),
+    "no parallel tool calls": ({"parallel_tool_calls": False}, "parallel_tool_calls", "unsupported_parameter"),
+    "another service tier": ({"service_tier": "flex"}, "service_tier", "unsupported_parameter"),
+    "a user that is a number": ({"user": 7}, "user", "invalid_value"),
+    "a tool's call": (
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
+        "messages.0.tool_calls",
+        "unsupported_parameter",
+    ),
+    "a key that nobody knows, as null": ({"colour": None}, "colour", "unsupported_parameter"),
+    "a key that is no text": ({"\ud800": 1}, None, "invalid_value"),
+    "no model": ({"model": None}, "model", "invalid_value"),
+    "a value nested deeper than can be shown": ({"model": nested(900)}, "model", "invalid_value"),
     "a key that nobody knows": ({"colour": "red"}, "colour", "unsupported_parameter"),
     "more than the context": ({"max_tokens": 2048}, "messages", "context_length_exceeded"),
     "a prompt over the context": (
@@ -74,12 +100,55 @@ def test_a_bad_parameter_is_400_and_named(what: str, stream: bool, server: Serve
     assert error["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000])
+NO_OBJECTS = {
+    b"": "the request has no body, a JSON object is wanted",
+    b" \n": "the request has no body, a JSON object is wanted",
+    b"{": "the body is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+    b"[]": "the body is a JSON array, a JSON object is wanted",
+    b"null": "the body is a JSON null, a JSON object is wanted",
+    b'"text"': "the body is a JSON string, a JSON object is wanted",
+    b"\xff\xfe": "the body is not UTF-8: byte 0xff at position 0",
+    b"[" * 10_000: "the body is nested too deeply; no request needs more than a few levels",
+    b'{"a":' * 10_000: "the body is nested too deeply; no request needs more than a few levels",
+    b'{"seed": ' + b"9" * 5_000 + b"}": "the body is not JSON: Exceeds the limit",
+}
+
+
+@pytest.mark.parametrize("content", NO_OBJECTS, ids=lambda content: repr(content[:8]))
 @pytest.mark.parametrize("path", [CHAT, "/models/reload"])
-def test_a_body_that_is_no_json_object_is_400(content: bytes, path: str, server: Server) -> None:
+def test_a_body_that_is_no_json_object_is_400_with_its_own_sentence(content: bytes, path: str, server: Server) -> None:
     response = server.request("POST", path, content=content, headers={"Content-Type": "application/json"})
-    assert response.status_code == 400
-    error_of(response)
+    error = error_of(response)
+    assert (response.status_code, error["type"], error["code"]) == (400, "invalid_request_error", "invalid_body")
+    assert error["message"].startswith(NO_OBJECTS[content])
+
+
+@pytest.mark.parametrize("named", [None, "text/plain", "application/octet-stream", "application/vnd.api+json", "?;;="])
+def test_json_is_read_whatever_content_type_is_named(named: str | None, server: Server) -> None:
+    headers = {} if named is None else {"Content-Type": named}
+    response = server.request("POST", CHAT, content=json.dumps(VALID), headers=headers)
+    assert response.status_code == 200, response.text
+
+
+def test_a_byte_order_mark_is_passed_over(server: Server) -> None:
+    content = b"\xef\xbb\xbf" + json.dumps(VALID).encode()
+    assert server.request("POST", CHAT, content=content).status_code == 200
+
+
+@pytest.mark.parametrize("named", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_a_form_is_415_and_the_sentence_says_what_to_send(named: str, server: Server) -> None:
+    response = server.request("POST", CHAT, content=json.dumps(VALID), headers={"Content-Type": named})
+    assert (response.status_code, error_of(response)["code"]) == (415, "unsupported_content_type")
+    assert error_of(response)["message"] == (
+        f"the body is a form ({named}), a JSON object is wanted; send it with Content-Type: application/json"
+    )
+
+
+def test_no_bad_request_leaves_a_traceback_in_the_log(server: Server) -> None:
+    odd = [{"\ud800": 1}, VALID | {"model": nested(900)}]
+    for content in [*NO_OBJECTS, *(json.dumps(body).encode() for body in odd)]:
+        server.request("POST", CHAT, content=content)
+    assert "Traceback" not in server.output.read_text()
 
 
 def test_a_body_over_the_cap_is_413_with_and_without_its_length(server: Server) -> None:

@@ -53,7 +53,7 @@ def test_a_server_without_a_model_is_healthy_and_not_ready(empty: Server) -> Non
     ):
         assert response.status_code == 503
         assert response.json()["error"]["code"] == "no_model"
-        assert "no model is deployed yet" in response.json()["error"]["message"]
+        assert "no model is deployed: champion points at nothing" in response.json()["error"]["message"]
     assert empty.request("GET", "/models/info", key=key).json()["loaded"] is False
     assert empty.request("GET", "/v1/models", key=key).json()["data"] == []
 

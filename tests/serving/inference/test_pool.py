@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.settings import Settings
 from serving.inference.engine import Engine, EngineStopped
 from serving.inference.loader import ModelFolder
-from serving.inference.pool import AmbiguousModel, ModelPool, NoChampion, PoolBusy, UnknownModel
+from serving.inference.pool import AmbiguousModel, ModelPool, NoChampion, PoolBusy, StillLoading, UnknownModel
 from tests.serving.inference.support import Models, ScriptedEngine, write_model
 
 
@@ -178,6 +179,65 @@ def test_an_unloaded_model_ends_with_its_last_request(pool: ModelPool, loaded: L
             assert not loaded.engines["second"].stopped
         await asyncio.sleep(0.05)
         assert loaded.engines["second"].stopped
+
+    run(check())
+
+
+def test_after_an_undeployment_nothing_is_the_champion_and_the_model_stays_held(
+    pool: ModelPool, models: Models
+) -> None:
+    async def check() -> None:
+        first = await pool.reload(models.first)
+        await pool.load(models.second)
+        with pytest.raises(PoolBusy, match="second is not the champion, first is; nothing is changed"):
+            await pool.undeploy("second")
+        assert await pool.undeploy(first.weights_sha256) is first
+        assert await pool.undeploy("champion") is None
+        with pytest.raises(NoChampion):
+            pool.require_ready()
+        assert names(pool) == ["first", "second"]
+        await pool.unload("first")
+
+    run(check())
+
+
+def test_a_model_that_a_person_ever_loaded_is_not_the_platforms(pool: ModelPool, models: Models) -> None:
+    async def check() -> None:
+        first = await pool.load(models.first, owner="platform")
+        second = await pool.load(models.second)
+        assert (first.owner, second.owner) == ("platform", None)
+        assert (await pool.reload(models.second, owner="platform")).owner is None
+        assert (await pool.load(models.first, owner="platform")).owner == "platform"
+        assert (await pool.load(models.first)).owner is None
+        assert (await pool.load(models.first, owner="platform")).owner is None
+        assert [entry.owner for entry in pool.describe().models] == [None, None]
+
+    run(check())
+
+
+def test_readiness_tells_a_dead_engine_from_a_model_that_is_being_loaded(
+    settings: Settings, models: Models, loaded: Loaded
+) -> None:
+    go_on = threading.Event()
+
+    def slow(folder: ModelFolder) -> Engine:
+        assert go_on.wait(20)
+        return loaded(folder)
+
+    async def check() -> None:
+        pool = ModelPool(settings, slow)
+        for _ in range(2):
+            go_on.clear()
+            loading = asyncio.create_task(pool.reload(models.first))
+            await asyncio.sleep(0.05)
+            with pytest.raises(StillLoading):
+                pool.require_ready()
+            go_on.set()
+            await loading
+            assert pool.require_ready().name == "first"
+            loaded.engines["first"].alive = False
+            with pytest.raises(EngineStopped):
+                pool.require_ready()
 
     run(check())
 

@@ -74,7 +74,7 @@ def test_a_seed_repeats_its_answer_in_any_company(engine: TransformersEngine) ->
 
 
 def test_a_request_that_fills_the_whole_cache_is_served(models: Models, inspect: Inspect) -> None:
-    engine = load_engine(inspect(models.first), Serving(cache_tokens=1024))
+    engine = load_engine(inspect(models.first), Serving(max_context_tokens=1024, cache_tokens=1024))
     engine.start()
     try:
         assert engine.max_context_tokens == 1024

@@ -86,6 +86,14 @@ class AutoGenerate(Section):
     priority: Priority = Field("normal", description="The inbox folder it is dropped into.")
 
 
+class Intake(Section):
+    """When a file of the inbox counts as whole."""
+
+    settle_s: float = Field(
+        3.0, ge=0, le=3600, description="Seconds without a change; longer than a writer that closes in between pauses."
+    )
+
+
 class Validation(Section):
     """Thresholds of the two gates."""
 
@@ -112,6 +120,16 @@ class Serving(Section):
     )
     max_queue: int = Field(512, ge=1, description="Requests that wait before 429 is answered.")
 
+    @model_validator(mode="after")
+    def _cache_holds_a_request(self) -> "Serving":
+        if self.cache_tokens < self.max_context_tokens:
+            raise ValueError(
+                f"serving.cache_tokens is {self.cache_tokens}, under serving.max_context_tokens, "
+                f"{self.max_context_tokens}: a request of full length would not fit the cache; raise the former or "
+                "lower the latter"
+            )
+        return self
+
 
 class Locked(Section):
     """Enforced against the model that is really loaded."""
@@ -134,6 +152,7 @@ class Settings(BaseSettings):
     profile: Profile = Profile()
     hyperparams: Hyperparams = Hyperparams()
     auto_generate: AutoGenerate = AutoGenerate()
+    intake: Intake = Intake()
     validation: Validation = Validation()
     evaluation: Evaluation = Evaluation()
     serving: Serving = Serving()
@@ -157,6 +176,24 @@ class Settings(BaseSettings):
         config_file = init_settings().get("config_file") or env_settings().get("config_file")
         json_file = Path(config_file or PROJECT_ROOT / "config.json")
         return init_settings, env_settings, JsonConfigSettingsSource(settings_cls, json_file=json_file)
+
+    @model_validator(mode="after")
+    def _keys_are_keys(self) -> "Settings":
+        read, admin = (
+            None if key is None else key.get_secret_value()
+            for key in (self.inference_read_key, self.inference_admin_key)
+        )
+        for variable, key in (("INFERENCE_READ_KEY", read), ("INFERENCE_ADMIN_KEY", admin)):
+            if key is not None and not key.strip():
+                raise ValueError(f"{variable} is empty: set a key, or unset it and one is made")
+            if key is not None and key != key.strip():
+                raise ValueError(f"{variable} begins or ends with a space, which no request can send: take it out")
+        if read is not None and read == admin:
+            raise ValueError(
+                "INFERENCE_READ_KEY and INFERENCE_ADMIN_KEY are equal, so that whoever may ask could change what is "
+                "served: set another one, or unset one and it is made"
+            )
+        return self
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "Settings":

@@ -25,8 +25,10 @@ class ChildSpec:
     command: Callable[[], list[str]]
     log_file: Path
     waits_for: Callable[[], str | None] = lambda: None  # None when healthy, else what is missing
+    is_dead: Callable[[], str | None] = lambda: None  # None, else why a running process is of no use any more
     before_start: Callable[[], None] = lambda: None
     before_stop: Callable[[], None] = lambda: None
+    after_stop: Callable[[], None] = lambda: None
     kill_after_s: float = 15.0
 
 
@@ -63,11 +65,14 @@ class Child:
 
     def stop(self) -> None:
         """End the command and wait until all its descendants are gone: `kill_after_s` and a little at most."""
+        runs = self._keeper is not None and self._keeper.poll() is None
         try:
-            if self._keeper is not None and self._keeper.poll() is None:
+            if runs:
                 self.spec.before_stop()
         finally:
             self._close()
+        if runs:
+            self.spec.after_stop()
 
     def _close(self) -> None:
         if self._keeper is not None and self._keeper.stdin is not None:

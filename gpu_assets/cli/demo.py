@@ -2,16 +2,16 @@
 
 Four generated files are dropped into the inbox; sensors take them in, train on one after the other,
 score every checkpoint on problems that were never trained on, rank them and deploy the best. Nothing
-here pushes the loop along: the demo drops files and looks.
+here pushes the loop along: the demo drops files and looks. Dagster and scipy are imported inside the
+functions that need them, which keeps `gpu-assets --help` quick.
 """
 
 import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import dagster as dg
 import typer
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,8 +21,7 @@ from rich.text import Text
 from gpu_assets.cli.failures import or_exit
 from gpu_assets.cli.make import drop_generated
 from gpu_assets.cli.options import SetOption, parse_overrides
-from gpu_assets.cli.progress import LoopProgress, Row, look
-from gpu_assets.cli.supervisor import LOOK_EVERY_S, Supervisor
+from gpu_assets.cli.supervisor import LOOK_EVERY_S, Supervisor, describe_stop
 from gpu_assets.cli.up import announce
 from gpu_assets.errors import ServiceError
 from gpu_assets.evaluation.sets import build_evaluation_set
@@ -31,6 +30,11 @@ from resources.artifacts import write_json
 from resources.platform import Platform
 from resources.services import ChatAnswer, inference_client
 from serving.skills import binary
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from gpu_assets.cli.progress import LoopProgress, Row
 
 FILES = 4
 GIVE_UP_AFTER_S = 1800
@@ -61,8 +65,8 @@ def demo(
                 raise typer.Exit(1)
             if not exit_:
                 _stay_up(supervisor, console)
-    except KeyboardInterrupt:
-        console.print("stopped")
+    except KeyboardInterrupt as stop:
+        console.print(describe_stop(stop))
         raise typer.Exit(130) from None
     except ServiceError as error:
         typer.secho(f"gpu-assets: {error}", err=True, fg="red")
@@ -82,6 +86,8 @@ def _fresh_home(settings: Settings, overrides: dict[str, str]) -> tuple[Settings
 
 
 def _run(supervisor: Supervisor, platform: Platform, console: Console) -> dict[str, Any]:
+    import dagster as dg
+
     begun = time.monotonic()
     for seed in range(1, FILES + 1):
         drop_generated(platform.settings, seed=seed)
@@ -97,9 +103,11 @@ def _run(supervisor: Supervisor, platform: Platform, console: Console) -> dict[s
 
 
 def _watch(
-    supervisor: Supervisor, platform: Platform, instance: dg.DagsterInstance, console: Console, begun: float
-) -> LoopProgress:
+    supervisor: Supervisor, platform: Platform, instance: "dg.DagsterInstance", console: Console, begun: float
+) -> "LoopProgress":
     """Show the loop until every file went through it, a run failed, or the time is up."""
+    from gpu_assets.cli.progress import look
+
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         while True:
             supervisor.watch_once()
@@ -123,7 +131,7 @@ def _stay_up(supervisor: Supervisor, console: Console) -> None:
         supervisor.watch_once()
 
 
-def _ask_served(platform: Platform, progress: LoopProgress) -> tuple[ChatAnswer, str]:
+def _ask_served(platform: Platform, progress: "LoopProgress") -> tuple[ChatAnswer, str]:
     """The served model's answer to a held-out question, and what was expected."""
     items = build_evaluation_set(platform.settings.evaluation.level).items
     item = items[len(items) // 2]
@@ -134,7 +142,7 @@ def _ask_served(platform: Platform, progress: LoopProgress) -> tuple[ChatAnswer,
 
 
 def to_report(
-    progress: LoopProgress, served: tuple[ChatAnswer, str] | None, settings: Settings, seconds: float
+    progress: "LoopProgress", served: tuple[ChatAnswer, str] | None, settings: Settings, seconds: float
 ) -> dict[str, Any]:
     """The demo's result as JSON; `closed` says that what is served is what ranks first, and that it answers."""
     best = next((row for row in progress.rows if row.rank == 1), None)
@@ -152,7 +160,7 @@ def to_report(
     }
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: "Row") -> dict[str, Any]:
     checkpoint, score = row.checkpoint, row.score
     return {
         "name": checkpoint.name,
@@ -186,13 +194,13 @@ def _served_json(served: tuple[ChatAnswer, str], settings: Settings) -> dict[str
     }
 
 
-def _stage_text(progress: LoopProgress, seconds: float) -> Text:
+def _stage_text(progress: "LoopProgress", seconds: float) -> Text:
     counts = "  ".join(f"{stage} {count}/{FILES}" for stage, count in progress.partitions.items())
     running = ", ".join(sorted(set(progress.open_jobs))) or "waiting for a sensor"
     return Text(f"{seconds:4.0f} s  {counts}\n        now: {running}")
 
 
-def checkpoint_table(progress: LoopProgress) -> Table:
+def checkpoint_table(progress: "LoopProgress") -> Table:
     """A row a checkpoint, in the order of training."""
     table = Table(title="checkpoints")
     table.add_column("checkpoint", no_wrap=True)
@@ -203,7 +211,7 @@ def checkpoint_table(progress: LoopProgress) -> Table:
     return table
 
 
-def _cells(row: Row, progress: LoopProgress) -> tuple[str, ...]:
+def _cells(row: "Row", progress: "LoopProgress") -> tuple[str, ...]:
     score = row.score
     is_served = progress.deployed is not None and progress.deployed.weights_sha256 == row.checkpoint.weights_sha256
     return (

@@ -11,6 +11,8 @@ from gpu_assets.errors import ServiceUnavailable
 from gpu_assets.hosts import HostRegistry
 
 TIMEOUT_S = 5.0
+READY_TIMEOUT_S = 1.0
+ENGINE_STOPPED = "engine_stopped"
 LOCATIONS = """
 {
   workspaceOrError {
@@ -32,6 +34,19 @@ LOCATIONS = """
 def inference_waits_for(registry: HostRegistry) -> str | None:
     """Look at the inference server's health endpoint."""
     return _answer(registry, "inference")
+
+
+def inference_is_dead(registry: HostRegistry) -> str | None:
+    """Why the inference server answers and serves nothing until it is started again, or None.
+
+    A server without a model, one that is loading a model, and one that is too busy to answer are not dead.
+    """
+    try:
+        answer = httpx.get(f"{registry.url('inference')}/ready", timeout=READY_TIMEOUT_S, trust_env=False)
+        error = answer.json()["error"] if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else {}
+        return str(error["message"]).split(";")[0] if error.get("code") == ENGINE_STOPPED else None
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None
 
 
 def dagster_waits_for(registry: HostRegistry) -> str | None:

@@ -7,9 +7,7 @@ import dagster as dg
 
 from gpu_assets.deployment.records import Deployment
 from gpu_assets.evaluation.records import Score
-from gpu_assets.evaluation.score import list_scores
-from gpu_assets.evaluation.sets import build_evaluation_set
-from gpu_assets.ranking.rank import Ranked, rank_scores
+from gpu_assets.ranking.rank import Ranked, current_ranking
 from gpu_assets.training.line import list_checkpoints
 from gpu_assets.training.records import Checkpoint
 from resources.platform import Platform
@@ -57,9 +55,7 @@ class LoopProgress:
 
 def look(instance: dg.DagsterInstance, platform: Platform) -> LoopProgress:
     """Read the state of the loop."""
-    ranked = rank_scores(
-        list_scores(platform.workspace), build_evaluation_set(platform.settings.evaluation.level).sha256
-    )
+    ranked = current_ranking(platform.settings, platform.workspace)
     served = _seconds_to_served(instance)
     return LoopProgress(
         partitions={stage: len(instance.get_materialized_partitions(dg.AssetKey(stage))) for stage in STAGES},

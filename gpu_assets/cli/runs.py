@@ -20,20 +20,25 @@ LEFT = "The platform ended before this run did; what it covers is planned again.
 
 
 def cancel_open_runs(workspace: Workspace) -> int:
-    """Mark open runs as being canceled, before their processes are interrupted; their number."""
-    with _instance(workspace) as instance:
-        runs = [run for run in _open_runs(instance) if run.status != dg.DagsterRunStatus.CANCELING]
-        for run in runs:
-            instance.report_run_canceling(run, STOPPED)
-    return len(runs)
+    """Mark open runs as canceled, before their processes are interrupted; their number.
+
+    Not as being canceled: a process that is interrupted while it still imports, as a run's first seconds are,
+    says nothing any more, and the code server then reports whatever has not ended as failed. What has ended is
+    left as it is, by the code server and by the run's own process.
+    """
+    return _close(workspace, STOPPED)
 
 
 def close_left_runs(workspace: Workspace) -> int:
     """Mark open runs as canceled, when none of their processes is left; their number."""
+    return _close(workspace, LEFT)
+
+
+def _close(workspace: Workspace, why: str) -> int:
     with _instance(workspace) as instance:
         runs = _open_runs(instance)
         for run in runs:
-            instance.report_run_canceled(run, LEFT)
+            instance.report_run_canceled(run, why)
     return len(runs)
 
 

@@ -46,6 +46,7 @@ def _inference(settings: Settings, environment: list[str]) -> ChildSpec:
         command=command,
         log_file=workspace.logs / "inference.log",
         waits_for=lambda: health.inference_waits_for(settings.hosts),
+        is_dead=lambda: health.inference_is_dead(settings.hosts),
     )
 
 
@@ -65,6 +66,11 @@ def _dagster(settings: Settings, environment: list[str]) -> ChildSpec:
 
         runs.cancel_open_runs(workspace)
 
+    def close_what_started_meanwhile() -> None:
+        from gpu_assets.cli import runs
+
+        runs.close_left_runs(workspace)
+
     return ChildSpec(
         name="dagster",
         command=lambda: ["env", *environment, *dev],
@@ -72,4 +78,5 @@ def _dagster(settings: Settings, environment: list[str]) -> ChildSpec:
         waits_for=lambda: health.dagster_waits_for(settings.hosts),
         before_start=close_left_runs,
         before_stop=cancel_open_runs,
+        after_stop=close_what_started_meanwhile,
     )

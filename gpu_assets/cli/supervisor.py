@@ -7,7 +7,7 @@
             time.sleep(0.5)
 
 Leaving the block, however it is left, ends every child and waits until all their descendants are gone.
-SIGTERM and SIGHUP raise KeyboardInterrupt inside the block, as Ctrl-C does.
+SIGTERM and SIGHUP raise KeyboardInterrupt inside the block, as Ctrl-C does; `describe_stop` says which it was.
 """
 
 import signal
@@ -32,6 +32,7 @@ from resources.workspace import Workspace
 RESTARTS = 3
 RESTART_PAUSE_S = 1.0
 LOOK_EVERY_S = 0.5
+ASK_EVERY_S = 5.0
 HEALTHY_WITHIN_S = 180.0
 SERVICES = ("inference", "dagster")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -59,6 +60,7 @@ class Supervisor:
         self._console = console
         self._specs = platform_children(settings, overrides) if specs is None else specs
         self._cleanup = ExitStack()
+        self._asked_at = 0.0
 
     def __enter__(self) -> Self:
         """Prepare the home and start the children, in order.
@@ -103,26 +105,34 @@ class Supervisor:
                 self.watch_once()
 
     def watch_once(self) -> None:
-        """Restart the children that have ended, each at most `RESTARTS` times.
+        """Restart the children that have ended, or run and are of no use, each at most `RESTARTS` times.
+
+        Whether those that run are of use is asked every `ASK_EVERY_S`.
 
         Raises:
             ServiceUnavailable: when a child has ended once more than that.
         """
+        asks = time.monotonic() - self._asked_at >= ASK_EVERY_S
         for child in self.children:
-            if (ended := child.ended()) is None:
-                continue
-            child.deaths += 1
-            if child.deaths > RESTARTS:
-                raise ServiceUnavailable(
-                    f"{child.spec.name} ended {child.deaths} times, the last time with {ended}; "
-                    f"everything is stopped; its log: {child.spec.log_file}"
-                )
-            self._say(
-                f"{child.spec.name} ended with {ended} and is started again, {child.deaths} of {RESTARTS}; "
-                f"its log: {child.spec.log_file}.1"
+            if (ended := child.ended()) is not None:
+                self._restart(child, f"ended with {ended}")
+            elif asks and (dead := child.spec.is_dead()) is not None:
+                self._restart(child, f"runs, but {dead},")
+        if asks:
+            self._asked_at = time.monotonic()
+
+    def _restart(self, child: Child, what: str) -> None:
+        """Start a child again, or give up; one that still runs is ended first."""
+        child.deaths += 1
+        name, log = child.spec.name, child.spec.log_file
+        if child.deaths > RESTARTS:
+            raise ServiceUnavailable(
+                f"{name} {what.rstrip(',')}, and was started again {RESTARTS} times before; "
+                f"everything is stopped; its log: {log}"
             )
-            time.sleep(RESTART_PAUSE_S)
-            child.start()
+        self._say(f"{name} {what} and is started again, {child.deaths} of {RESTARTS}; its log: {log}.1")
+        time.sleep(RESTART_PAUSE_S)
+        child.start()
 
     def stop(self) -> None:
         """End every child, the last started first, and wait until all their descendants are gone."""
@@ -161,13 +171,19 @@ class Supervisor:
             stack.callback(signal.signal, number, before)
             signal.signal(number, self._interrupt)
 
-    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+    def _interrupt(self, received: int, _frame: FrameType | None) -> None:
         for number in STOP_SIGNALS:
             signal.signal(number, self._note)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(signal.Signals(received))
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self._say("stopping: waiting for every process to end")
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def describe_stop(stop: KeyboardInterrupt) -> str:
+    """`stopped by Ctrl-C`, or by the signal's name."""
+    number = stop.args[0] if stop.args else signal.SIGINT
+    return f"stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}"

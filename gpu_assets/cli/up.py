@@ -8,7 +8,7 @@ from rich.console import Console
 
 from gpu_assets.cli.failures import or_exit
 from gpu_assets.cli.options import SetOption, parse_overrides
-from gpu_assets.cli.supervisor import LOOK_EVERY_S, Supervisor
+from gpu_assets.cli.supervisor import LOOK_EVERY_S, Supervisor, describe_stop
 from gpu_assets.errors import ServiceError
 from gpu_assets.settings import ENV_PREFIX, Settings, environment_for, load_settings
 from resources.workspace import Workspace
@@ -27,8 +27,8 @@ def up(set_: SetOption = None) -> None:
             while True:
                 time.sleep(LOOK_EVERY_S)
                 platform.watch_once()
-    except KeyboardInterrupt:
-        console.print("stopped")
+    except KeyboardInterrupt as stop:
+        console.print(describe_stop(stop))
     except ServiceError as error:
         typer.secho(f"gpu-assets: {error}", err=True, fg="red")
         raise typer.Exit(1) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpu_assets.cli.health import dagster_waits_for, inference_waits_for
+from gpu_assets.cli.health import dagster_waits_for, inference_is_dead, inference_waits_for
 from gpu_assets.errors import ServiceUnavailable
 from gpu_assets.hosts import HostRegistry
 from gpu_assets.settings import load_settings
@@ -120,3 +120,54 @@ def test_a_required_daemon_without_heartbeat_is_waited_for(registry: HostRegistr
     webserver.daemons = [daemon("SENSOR", False), daemon("QUEUED_RUN_COORDINATOR", False), daemon("ASSET", True)]
 
     assert dagster_waits_for(registry) == "daemons QUEUED_RUN_COORDINATOR, SENSOR"
+
+
+@pytest.fixture
+def ready(registry: HostRegistry) -> Iterator[dict[str, Any]]:
+    """What the inference server answers to /ready: `status` and `body`."""
+    answer: dict[str, Any] = {"status": 200, "body": {}}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(answer["status"])
+            self.end_headers()
+            self.wfile.write(json.dumps(answer["body"]).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(registry.address("inference"), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield answer
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_whose_engine_has_stopped_is_dead(registry: HostRegistry, ready: dict[str, Any]) -> None:
+    error = {"code": "engine_stopped", "message": "the engine of x has stopped; POST /models/reload loads it"}
+    ready.update(status=503, body={"error": error})
+
+    assert inference_is_dead(registry) == "the engine of x has stopped"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, {"status": "ready"}),
+        (503, {"error": {"code": "no_model", "message": "x"}}),
+        (503, {"error": {"code": "model_loading", "message": "x"}}),
+        (503, {}),
+        (503, []),
+        (500, {"error": {"code": "engine_stopped", "message": "x"}}),
+    ],
+)
+def test_a_server_that_serves_or_loads_or_waits_for_a_model_is_not_dead(
+    registry: HostRegistry, ready: dict[str, Any], status: int, body: Any
+) -> None:
+    ready.update(status=status, body=body)
+
+    assert inference_is_dead(registry) is None
+
+
+def test_a_server_that_does_not_listen_is_not_dead_here_since_its_process_is_watched(registry: HostRegistry) -> None:
+    assert inference_is_dead(registry) is None

@@ -1,18 +1,26 @@
 """`gpu-assets queue` as it is typed, on a real home with a real Dagster instance."""
 
+import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
-from gpu_assets.cli.queue import human_age, human_size, queue_app
+from gpu_assets.cli.queue import queue_app
+from gpu_assets.cli.queue_table import human_age, human_size, queue_table, shorten
 from gpu_assets.datasets.intake import take_in
+from gpu_assets.datasets.queue import QueueRow
 from gpu_assets.datasets.records import find_dataset, sidecar_sha256, write_refusal
+from gpu_assets.settings import PROJECT_ROOT
 from resources.workspace import Workspace
+from tests.sensors.support import add_failed_run, add_open_run
 
 Queue = Callable[..., Result]
 
@@ -32,13 +40,14 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def key(workspace: Workspace, queue: Queue, file: Path) -> str:
     assert queue("add", file).exit_code == 0
-    (key,) = take_in(workspace, validated=(), open_keys=(), pause=lambda _: None).taken_in
+    (key,) = take_in(workspace, validated=(), open_keys=(), settle_s=0, pause=lambda _: None).taken_in
     return key
 
 
 @pytest.fixture
-def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
-    """The home's own instance, as `gpu-assets up` leaves it."""
+def instance(workspace: Workspace, tiny_folder: Path) -> Iterator[dg.DagsterInstance]:
+    """The home's own instance and its base model, as `gpu-assets up` leaves them."""
+    (workspace.models / "tiny-seed42").symlink_to(tiny_folder)
     (workspace.dagster / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     with dg.DagsterInstance.from_config(str(workspace.dagster)) as instance:
         yield instance
@@ -71,7 +80,7 @@ def test_an_added_file_is_listed_in_the_inbox_and_then_as_a_dataset(
     assert (added.exit_code, added.output.strip()) == (0, str(workspace.inbox / "high" / "a.jsonl"))
     assert "in the inbox, not taken in yet: 1 (high/a.jsonl)" in queue("list").output.replace("\n", " ")
 
-    (key,) = take_in(workspace, validated=(), open_keys=(), pause=lambda _: None).taken_in
+    (key,) = take_in(workspace, validated=(), open_keys=(), settle_s=0, pause=lambda _: None).taken_in
 
     row = listed(queue)
     assert (row["key"], row["priority"], row["state"], row["size_bytes"]) == (key, "high", "waiting", 14)
@@ -88,6 +97,74 @@ def test_states_and_rows_come_from_the_homes_instance(queue: Queue, key: str, in
 
     materialize(instance, "checkpoints", key)
     assert listed(queue)["state"] == "trained"
+
+    materialize(instance, "checkpoint_scores", key)
+    assert listed(queue)["state"] == "scored"
+
+    materialize(instance, "checkpoints", key)
+    assert listed(queue)["state"] == "trained", "it was trained again since"
+
+
+@pytest.mark.parametrize(
+    ("job", "done", "state", "stage"),
+    [
+        ("take_in", (), "validating", "taking in"),
+        ("train", ("validated_datasets",), "training", "training"),
+        ("judge", ("validated_datasets", "checkpoints"), "judging", "judging"),
+    ],
+)
+def test_what_a_run_covers_is_under_way_and_set_aside_after_three_that_failed(
+    queue: Queue, key: str, instance: dg.DagsterInstance, job: str, done: tuple[str, ...], state: str, stage: str
+) -> None:
+    instance.add_dynamic_partitions("datasets", [key])
+    for asset in done:
+        materialize(instance, asset, key)
+    run = add_open_run(instance, job, key)
+    assert listed(queue)["state"] == state
+    instance.report_run_failed(run)
+    assert listed(queue)["state"] not in (state, "set aside")
+
+    for _ in range(2):
+        add_failed_run(instance, job, key)
+    row = listed(queue)
+    assert row["state"] == "set aside"
+    assert f"{stage} gave up after 3 failed runs" in str(row["sentence"])
+
+    result = queue("retry", "--all")
+    assert (result.exit_code, result.output) == (0, f"{key}: the next tick of the sensors tries it again\n")
+    assert listed(queue)["state"] not in (state, "set aside")
+
+
+def test_one_broken_manifest_does_not_hide_the_others(
+    workspace: Workspace, queue: Queue, key: str, instance: dg.DagsterInstance
+) -> None:
+    broken = workspace.datasets / "broken-00000000"
+    broken.mkdir()
+    (broken / "manifest.json").write_text("{")
+
+    result = queue("list")
+
+    assert result.exit_code == 0
+    assert key in result.output
+    assert "broken-00000000" in result.output and "is not JSON" in result.output.replace("\n", " ")
+
+
+def test_long_keys_keep_their_digits_and_the_sentence_has_its_own_lines_at_80_columns() -> None:
+    keys = [f"{'train_' * 11}{number}-0123456{number}" for number in range(2)]
+    rows = [QueueRow(key, "refused", "word " * 30, priority="normal", size_bytes=1) for key in keys]
+    console = Console(width=80, record=True, file=io.StringIO())
+
+    console.print(queue_table(rows, console))
+
+    lines = console.export_text().splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert [line.split()[0][-11:] for line in lines if line.startswith("train")] == ["_0-01234560", "_1-01234561"]
+    assert sum("word word word" in line for line in lines) == 2 * 2
+    assert all(line.startswith("    word") for line in lines if "word" in line)
+
+
+def test_a_key_that_fits_is_shown_whole() -> None:
+    assert [shorten("abcdefghij-01234567", width) for width in (19, 17)] == ["abcdefghij-01234567", "abcdefg...1234567"]
 
 
 def test_the_table_shows_key_state_and_sentence(workspace: Workspace, queue: Queue, key: str) -> None:
@@ -121,9 +198,30 @@ def test_a_retry_removes_the_refusal(workspace: Workspace, queue: Queue, key: st
     assert not (workspace.datasets / key / "refusal.json").exists()
 
 
+def test_a_retry_of_all_says_so_where_there_is_nothing_to_try(queue: Queue, key: str) -> None:
+    result = queue("retry", "--all")
+
+    assert (result.exit_code, result.output) == (0, "nothing is set aside or refused that could be tried again\n")
+
+
+def test_a_retry_of_all_names_what_it_opened(workspace: Workspace, queue: Queue, key: str) -> None:
+    write_refusal(workspace.datasets / key, "no", {}, None)
+
+    assert queue("retry", "--all").output == f"{key}: the next tick of the sensors tries it again\n"
+    assert not (workspace.datasets / key / "refusal.json").exists()
+
+
+def test_no_command_line_module_imports_dagster_or_torch_before_a_command_needs_it() -> None:
+    code = "import sys, gpu_assets.cli.main; print(sorted({'dagster', 'scipy', 'polars', 'torch'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=PROJECT_ROOT)
+    assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr[-2000:]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (("retry",), "name one key, or --all"),
+        (("retry", "a", "--all"), "name one key, or --all"),
         (("retry", "nobody"), "no dataset has the key 'nobody'"),
         (("set-priority", "nobody", "high"), "no dataset has the key 'nobody'"),
         (("set-priority", "nobody", "urgent"), "'urgent' is not one of"),

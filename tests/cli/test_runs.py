@@ -30,13 +30,15 @@ def status_of(instance: dg.DagsterInstance, run_id: str) -> Status:
     return run.status
 
 
-def test_runs_that_a_stop_interrupts_are_marked_as_being_canceled(
-    workspace: Workspace, instance: dg.DagsterInstance
+@pytest.mark.parametrize("status", [Status.STARTING, Status.STARTED, Status.CANCELING])
+def test_runs_that_a_stop_interrupts_are_canceled_once(
+    workspace: Workspace, instance: dg.DagsterInstance, status: Status
 ) -> None:
-    run_id = add_run(instance, Status.STARTED)
+    run_id = add_run(instance, status)
 
     assert cancel_open_runs(workspace) == 1
-    assert status_of(instance, run_id) == Status.CANCELING
+    assert status_of(instance, run_id) == Status.CANCELED
+    assert close_left_runs(workspace) == 0
 
 
 @pytest.mark.parametrize("status", [Status.STARTING, Status.STARTED, Status.CANCELING])

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gpu_assets.cli.children import ChildSpec
 from gpu_assets.cli.home import HomeLock
-from gpu_assets.cli.supervisor import RESTARTS, Supervisor
+from gpu_assets.cli.supervisor import RESTARTS, Supervisor, describe_stop
 from gpu_assets.errors import InUse, ServiceUnavailable
 from gpu_assets.settings import PROJECT_ROOT, Settings, load_settings
 from tests.cli.stand_ins import WAITS, StandIns, is_gone, wait_until
@@ -95,11 +95,56 @@ def test_a_child_that_dies_is_restarted_three_times_and_the_fourth_death_ends_al
             platform.watch_once()
 
     log = stand_ins.folder / "child.log"
-    assert f"child ended 4 times, the last time with SIGKILL; everything is stopped; its log: {log}" in str(
-        raised.value
+    assert str(raised.value) == (
+        f"child ended with SIGKILL, and was started again 3 times before; everything is stopped; its log: {log}"
     )
     assert f"child ended with SIGKILL and is started again, 1 of 3; its log: {log}.1" in output.getvalue()
     assert is_gone(other)
+
+
+def test_a_child_that_runs_and_is_of_no_use_is_ended_and_started_again_three_times(
+    supervise: Supervise, stand_ins: StandIns, output: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_assets.cli.supervisor.ASK_EVERY_S", 0)
+    command, log = stand_ins.command("child"), stand_ins.folder / "child.log"
+    answers = [None, *["its engine has stopped"] * 4]
+    spec = ChildSpec("child", lambda: command, log, is_dead=lambda: answers.pop(0))
+
+    with pytest.raises(ServiceUnavailable) as raised, supervise(spec) as platform:
+        platform.watch_once()
+        for _ in range(RESTARTS + 1):
+            child = stand_ins.process("child")
+            stand_ins.forget("child")
+            platform.watch_once()
+            assert is_gone(child)
+
+    assert str(raised.value).startswith("child runs, but its engine has stopped, and was started again 3 times before;")
+    sentence = f"child runs, but its engine has stopped, and is started again, 3 of 3; its log: {log}.1"
+    assert sentence in output.getvalue()
+    assert not answers
+
+
+def test_children_that_run_are_asked_now_and_then_only(supervise: Supervise, stand_ins: StandIns) -> None:
+    asked: list[int] = []
+    command, log = stand_ins.command("child"), stand_ins.folder / "child.log"
+
+    with supervise(ChildSpec("child", lambda: command, log, is_dead=lambda: asked.append(1))) as platform:
+        platform.watch_once()
+        platform.watch_once()
+
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("stop", "words"),
+    [
+        (KeyboardInterrupt(), "stopped by Ctrl-C"),
+        (KeyboardInterrupt(signal.SIGINT), "stopped by Ctrl-C"),
+        (KeyboardInterrupt(signal.SIGTERM), "stopped by SIGTERM"),
+    ],
+)
+def test_the_last_word_names_what_stopped_it(stop: KeyboardInterrupt, words: str) -> None:
+    assert describe_stop(stop) == words
 
 
 def test_a_child_that_runs_is_left_alone(supervise: Supervise, stand_ins: StandIns) -> None:
@@ -154,6 +199,19 @@ def test_a_child_is_stopped_before_those_it_was_started_after(supervise: Supervi
         stand_ins.process("second")
 
     assert stopped == ["second", "first"]
+
+
+def test_what_is_left_to_do_after_a_stop_is_done_when_the_child_is_gone(
+    supervise: Supervise, stand_ins: StandIns
+) -> None:
+    seen: list[bool] = []
+    command, log = stand_ins.command("child"), stand_ins.folder / "child.log"
+    spec = ChildSpec("child", lambda: command, log, after_stop=lambda: seen.append(is_gone(child)))
+
+    with supervise(spec):
+        child = stand_ins.process("child")
+
+    assert seen == [True]
 
 
 def test_a_failing_step_before_a_stop_does_not_keep_the_child_running(
@@ -217,11 +275,12 @@ def test_a_stop_signal_is_an_interrupt_inside_the_block_only(
 ) -> None:
     before = signal.getsignal(number)
 
-    with pytest.raises(KeyboardInterrupt), supervise(stand_ins.spec("child")):
+    with pytest.raises(KeyboardInterrupt) as stopped, supervise(stand_ins.spec("child")):
         child = stand_ins.process("child")
         signal.raise_signal(number)
 
     assert is_gone(child)
+    assert stopped.value.args == (number,)
     assert signal.getsignal(number) == before
 
 

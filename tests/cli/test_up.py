@@ -94,6 +94,17 @@ def test_a_key_file_that_others_can_read_is_a_sentence_and_exit_code_2(hosts_fil
     assert f"chmod 600 {keys}" in output
 
 
+def test_equal_keys_are_a_sentence_and_exit_code_2(hosts_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_READ_KEY", "one-and-the-same")
+    monkeypatch.setenv("INFERENCE_ADMIN_KEY", "one-and-the-same")
+
+    code, output = up()
+
+    assert code == 2
+    assert "INFERENCE_READ_KEY and INFERENCE_ADMIN_KEY are equal" in output
+    assert "one-and-the-same" not in output
+
+
 def test_the_export_line_names_the_home_only_where_it_is_not_the_default(settings: Settings) -> None:
     default = settings.model_copy(update={"home": PROJECT_ROOT / "var"})
 
@@ -163,7 +174,7 @@ def test_up_starts_everything_restarts_what_dies_and_leaves_nothing_after_ctrl_c
 
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(60) == 0, running.output
-    wait_until(lambda: running.output.endswith("stopped"), "the last word")
+    wait_until(lambda: running.output.endswith("stopped by Ctrl-C"), "the last word")
     assert [process for process in started if not is_gone(process)] == []
     HomeLock(settings.home).acquire()
 
@@ -187,3 +198,26 @@ def test_a_run_that_ctrl_c_interrupts_is_canceled_and_its_process_is_gone(runnin
         stopped = instance.get_run_by_id(run.run_id)
         assert stopped is not None
         assert stopped.status == dg.DagsterRunStatus.CANCELED
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_that_sigterm_interrupts_while_it_starts_is_canceled_once_and_is_no_failure(running: Platform) -> None:
+    settings = load_settings()
+    wait_until(lambda: running.says("Ctrl-C stops everything"), "everything is healthy", 120)
+    drop_generated(settings, seed=1, count=3_000)
+    with dg.DagsterInstance.from_config(str(Workspace(settings.home).dagster)) as instance:
+        starting = dg.RunsFilter(job_name="take_in", statuses=[dg.DagsterRunStatus.STARTING])
+        wait_until(lambda: bool(instance.get_runs(starting)), "a run starts", 60)
+        (run,) = instance.get_runs(dg.RunsFilter(job_name="take_in"))
+
+        running.process.send_signal(signal.SIGTERM)
+
+        assert running.process.wait(60) == 0, running.output
+        wait_until(lambda: running.output.endswith("stopped by SIGTERM"), "the last word")
+        ended = [
+            event.dagster_event.event_type_value
+            for event in instance.all_logs(run.run_id)
+            if event.dagster_event is not None and event.dagster_event.is_job_event
+        ]
+        assert [event for event in ended if event in ("PIPELINE_CANCELED", "PIPELINE_FAILURE")] == ["PIPELINE_CANCELED"]

@@ -53,6 +53,10 @@ def test_the_shipped_configurations_are_valid(shipped: str, monkeypatch: pytest.
         ({"hyperparams": {"learning_rate": "fast"}}, r"learning_rate: .*\(value 'fast'\)"),
         ({"hyperparams": {"max_length": 4096}}, "max_length is 4096, over locked.max_context_length, 2048"),
         ({"hyperparams": {"max_length": 512, "max_batch_tokens": 256}}, "a row of full length would fit no batch"),
+        (
+            {"serving": {"cache_tokens": 1024}},
+            "serving.cache_tokens is 1024, under serving.max_context_tokens, 2048: .* raise the former or lower",
+        ),
         ({"home": "/somewhere"}, "'home' is set in the environment, not in config.json"),
     ],
 )
@@ -83,6 +87,25 @@ def test_keys_come_from_the_environment_and_are_never_shown(monkeypatch: pytest.
     assert settings.inference_admin_key is not None
     assert settings.inference_admin_key.get_secret_value() == "a-secret"
     assert "a-secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("read", "admin", "sentence"),
+    [
+        ("", "a-secret", "INFERENCE_READ_KEY is empty: set a key, or unset it and one is made"),
+        ("a-secret", " ", "INFERENCE_ADMIN_KEY is empty"),
+        ("a-secret", "a-secret", "INFERENCE_READ_KEY and INFERENCE_ADMIN_KEY are equal"),
+        ("a-secret ", "another", "INFERENCE_READ_KEY begins or ends with a space"),
+    ],
+)
+def test_keys_that_are_none_are_refused_and_never_shown(
+    read: str, admin: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INFERENCE_READ_KEY", read)
+    monkeypatch.setenv("INFERENCE_ADMIN_KEY", admin)
+    with pytest.raises(SettingsError, match=sentence) as refused:
+        load_settings()
+    assert "a-secret" not in str(refused.value)
 
 
 def test_the_home_is_absolute_whatever_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ class ScriptedServer:
         self.serves_instead: Path | None = None
         self.answers_from: str | None = None
         self.fails_to_answer = False
+        self.fails_to_undeploy = False
         self.on_request: Callable[[], None] = lambda: None
 
     @property
@@ -52,7 +53,7 @@ class ScriptedServer:
             name=self.served.name if self.served is not None else None,
             weights_sha256=self.weights,
             checkpoint_step=None,
-            path=str(self.served),
+            path=str(self.served) if self.served is not None else None,
             template_sha256=None,
             renderer_digest=None,
             loaded_at=None,
@@ -64,6 +65,12 @@ class ScriptedServer:
             raise ServiceError(f"{path.name} is refused")
         self.served = self.serves_instead or path
         return self.info()
+
+    def undeploy(self) -> str | None:
+        weights, self.served = self.weights, None
+        if self.fails_to_undeploy:
+            raise ServiceError("no connection")
+        return weights
 
     def chat(self, messages: list[dict[str, str]], *, model: str, max_tokens: int) -> ChatAnswer:
         self.on_request()

@@ -1,14 +1,17 @@
 """Checkpoints and scores with chosen values, for tests of what is decided from them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from gpu_assets.evaluation.records import Score, ScoringParameters
+from gpu_assets.ranking.rank import Comparison
 from gpu_assets.training.records import Checkpoint, checkpoint_name
 from resources.artifacts import sha256_json, weights_sha256
 from resources.workspace import Workspace
 
 PARAMETERS = ScoringParameters(max_new_tokens=64, renderer_digest="digest")
+COMPARISON = Comparison(evaluation_set_sha256="questions", max_new_tokens=64)
 
 
 def weights_of(text: str) -> str:
@@ -17,7 +20,13 @@ def weights_of(text: str) -> str:
 
 
 def make_score(
-    step: int, correct: int, *, n: int = 100, weights: str | None = None, evaluation_set: str = "questions"
+    step: int,
+    correct: int,
+    *,
+    n: int = 100,
+    weights: str | None = None,
+    evaluation_set: str = COMPARISON.evaluation_set_sha256,
+    max_new_tokens: int = PARAMETERS.max_new_tokens,
 ) -> Score:
     """A score of the checkpoint at a step; `weights` is a hash, by default one of the step's own."""
     found = weights or weights_of(str(step))
@@ -28,7 +37,7 @@ def make_score(
         skill="binary",
         level=1,
         evaluation_set_sha256=evaluation_set,
-        parameters=PARAMETERS,
+        parameters=replace(PARAMETERS, max_new_tokens=max_new_tokens),
         n=n,
         correct=correct,
         accuracy=correct / n,

@@ -81,18 +81,18 @@ class Rejection(Exception):
         self.detail = detail
 
 
-def open_lines(path: Path) -> BinaryIO:
-    """The file, for `read_lines`.
+def open_lines(path: Path, name: str | None = None) -> BinaryIO:
+    """The file, for `read_lines`; `name` is what sentences call it, the path unless given.
 
     Raises:
         DatasetInvalid: if it is no regular file, or cannot be opened.
     """
     try:
         if path.exists() and not path.is_file():
-            raise DatasetInvalid(f"{path} is not a regular file; a dataset is one JSONL file")
+            raise DatasetInvalid(f"{name or path} is not a regular file; a dataset is one JSONL file")
         return path.open("rb", buffering=2**20)
     except OSError as error:
-        raise DatasetInvalid(f"{path} cannot be read: {error.strerror}") from None
+        raise DatasetInvalid(f"{name or path} cannot be read: {error.strerror}") from None
 
 
 def read_lines(file: BinaryIO, max_row_bytes: int) -> Iterator[Line]:
@@ -118,8 +118,8 @@ def foreign_format(head: bytes) -> str | None:
     return next((name for magic, name in FOREIGN_FORMATS if head.startswith(magic)), None)
 
 
-def read_columns(path: Path, max_row_bytes: int) -> frozenset[str]:
-    """The columns that at least half of the first 100 readable rows have.
+def read_columns(path: Path, max_row_bytes: int, name: str | None = None) -> frozenset[str]:
+    """The columns that at least half of the first 100 readable rows have; `name` as for `open_lines`.
 
     Raises:
         DatasetInvalid: if the file cannot be read, is empty, is not text, or none of its first
@@ -128,10 +128,12 @@ def read_columns(path: Path, max_row_bytes: int) -> frozenset[str]:
     counts: Counter[str] = Counter()
     objects = 0
     first_problem = None
-    with open_lines(path) as file:
+    with open_lines(path, name) as file:
         head = file.peek(8)[:8] if hasattr(file, "peek") else b""
         if format_name := foreign_format(head):
-            raise DatasetInvalid(f"{path} is not JSONL: it looks like {format_name}; export it as UTF-8 JSON lines")
+            raise DatasetInvalid(
+                f"{name or path} is not JSONL: it looks like {format_name}; export it as UTF-8 JSON lines"
+            )
         for line in _peeked(file, max_row_bytes):
             try:
                 check_line(line, max_row_bytes)
@@ -142,8 +144,8 @@ def read_columns(path: Path, max_row_bytes: int) -> frozenset[str]:
     if objects:
         return frozenset(column for column, count in counts.items() if 2 * count >= objects)
     if first_problem is None:
-        raise DatasetInvalid(f"{path} is empty: it holds no rows")
-    raise DatasetInvalid(f"{path}: none of its first {PEEKED_ROWS} lines is a JSON object ({first_problem})")
+        raise DatasetInvalid(f"{name or path} is empty: it holds no rows")
+    raise DatasetInvalid(f"{name or path}: none of its first {PEEKED_ROWS} lines is a JSON object ({first_problem})")
 
 
 def check_line(line: Line, max_row_bytes: int) -> None:

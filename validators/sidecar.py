@@ -47,18 +47,21 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 FIELDS = frozenset(Sidecar.__struct_fields__) - {"inferred"}
 
 
-def read_sidecar(path: Path | None) -> Sidecar:
+def read_sidecar(path: Path | None, name: str | None = None) -> Sidecar:
     """The sidecar at `path`; a missing one means a manual dataset, with `inferred` true.
+
+    `name` is what sentences call it, the path unless given.
 
     Raises:
         DatasetInvalid: if it cannot be read, is over 1 MiB, not UTF-8, not JSON, not an object,
             or has an unknown key or a value of the wrong type.
     """
+    name = name or str(path)
     try:
-        data = _read(path) if path is not None else None
+        data = _read(path, name) if path is not None else None
     except OSError as error:
-        raise DatasetInvalid(f"sidecar {path} cannot be read: {error.strerror}") from None
-    return Sidecar(inferred=True) if data is None else parse_sidecar(data, str(path))
+        raise DatasetInvalid(f"sidecar {name} cannot be read: {error.strerror}") from None
+    return Sidecar(inferred=True) if data is None else parse_sidecar(data, name)
 
 
 def parse_sidecar(data: bytes, name: str) -> Sidecar:
@@ -94,7 +97,7 @@ def _parse_object(data: bytes, name: str) -> dict[str, msgspec.Raw]:
     raise DatasetInvalid(f"sidecar {name} {cause}; correct it, or drop the dataset without a sidecar")
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path, name: str) -> bytes | None:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SIDECAR_BYTES + 1)
@@ -102,6 +105,6 @@ def _read(path: Path) -> bytes | None:
         return None
     if len(data) > MAX_SIDECAR_BYTES:
         raise DatasetInvalid(
-            f"sidecar {path} is over {MAX_SIDECAR_BYTES} bytes; a sidecar describes a file, it holds no rows"
+            f"sidecar {name} is over {MAX_SIDECAR_BYTES} bytes; a sidecar describes a file, it holds no rows"
         )
     return data

@@ -77,15 +77,18 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
     def gates(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        try:
+            both = _gates(platform)
+        except PlatformError as error:
+            raise dg.Failure(f"no file was looked at: {error}", allow_retries=False) from error
         refused: dict[str, str] = {}
-        both = _gates(platform)
         verdicts: Verdicts = {check: {} for check in CHECKS}
         for key in context.partition_keys:
             try:
                 _take_in_one(context, platform, both, key, verdicts)
             except PlatformError as error:
-                refused[key] = str(error)
-                context.log.error(f"{key}: {error}")
+                refused[key] = error.with_next_step if isinstance(error, GateRefused) else str(error)
+                context.log.error(f"{key}: {refused[key]}")
         for check, asset in CHECKS.items():
             record_check(context, asset, check, verdicts[check])
         if refused:

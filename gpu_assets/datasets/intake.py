@@ -3,46 +3,49 @@
 Knows nothing of Dagster: which datasets are validated and which are in an open run is passed in.
 """
 
-import fcntl
 import hashlib
-import json
 import os
-import signal
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
 from gpu_assets.datasets.journal import Intent, Move, perform, recover, staging_folder
 from gpu_assets.datasets.names import SIDECAR_SUFFIX, dataset_key, display, free_name, slug, stem_of
+from gpu_assets.datasets.priority import in_order, priority_of
 from gpu_assets.datasets.records import (
     DATA_FILE,
     DUPLICATES_FOLDER,
     SIDECAR_FILE,
     Dataset,
-    PrioritySource,
-    as_priority,
     dataset_keys,
     read_dataset,
     sidecar_sha256,
     standing_refusal,
 )
 from gpu_assets.datasets.refusals import UNREADABLE, Rejection, reject
-from gpu_assets.datasets.scan import Entry, Look, look_at, scan
+from gpu_assets.datasets.scan import Entry, Look, Scan, look_at, scan
+from gpu_assets.datasets.writers import has_cut_line, is_open_for_writing, seconds_until_settled
 from gpu_assets.errors import ArtifactInvalid
-from gpu_assets.settings import Priority
+from gpu_assets.settings import Intake
 from resources.artifacts import sha256_file
 from resources.clock import utc_now
-from resources.workspace import PRIORITIES, Workspace
+from resources.workspace import Workspace
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_TO_SETTLE_IN_A_TICK = 2.0
+"""A file that settles within this time is waited for; one that needs longer waits for the next tick."""
+SECONDS_OF_ROUNDING = 0.02
+"""A file's time is taken from a coarser clock than now."""
 SECONDS_UNTIL_A_SIDECAR_IS_ALONE = 5.0
 """A younger sidecar without data may be the first of a pair that is being dropped."""
 SECONDS_TO_WAIT_FOR_A_WRITER = 600.0
 """A file that a process holds open for writing waits as long after its last change."""
-MAX_SIDECAR_BYTES = 2**20
+SECONDS_TO_WAIT_FOR_A_LINE_END = 30.0
+"""Where writers cannot be seen, a file whose last line has no end waits as long after its last change."""
 CHUNK_BYTES = 2**20
 
 
@@ -55,6 +58,7 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+DEFAULT_SETTLE_S = Intake().settle_s
 
 
 @dataclass
@@ -76,6 +80,7 @@ def take_in(
     validated: Collection[str],
     open_keys: Collection[str],
     limits: Limits = DEFAULT_LIMITS,
+    settle_s: float = DEFAULT_SETTLE_S,
     pause: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.time,
 ) -> IntakeReport:
@@ -84,13 +89,14 @@ def take_in(
     Args:
         validated: keys that passed their gates; their sidecars are final.
         open_keys: keys in a queued or running run; their sidecars wait.
-        pause: called once, between the two looks, if there is anything to look at.
+        settle_s: a file that was written where it lies is taken in as long after its last change.
+        pause: called between two looks, if there is anything to look at.
         now: seconds since the epoch, as file times are.
     """
     lock = FileLock(workspace.datasets / ".intake.lock")
     try:
         with lock.acquire(timeout=0):
-            return _Tick(workspace, validated, open_keys, limits, now).run(pause)
+            return _Tick(workspace, validated, open_keys, limits, settle_s, now).run(pause)
     except Timeout:
         return IntakeReport(notes=["an earlier tick is still taking files in"])
 
@@ -102,30 +108,53 @@ class _Tick:
         validated: Collection[str],
         open_keys: Collection[str],
         limits: Limits,
+        settle_s: float,
         now: Callable[[], float],
     ) -> None:
         self.workspace = workspace
         self.validated = validated
         self.open_keys = open_keys
         self.limits = limits
+        self.settle_s = settle_s
         self.now = now
+        self.blind_to_writers: str | None = None
         self.report = IntakeReport()
         self.keys: list[str] = []
 
     def run(self, pause: Callable[[float], None]) -> IntakeReport:
         self.report.notes += recover(self.workspace)
         first = scan(self.workspace.inbox)
+        self.report.notes += first.unreadable
         if not len(first):
             return self.report
-        pause(SECONDS_BETWEEN_LOOKS)
-        stable = first.same_in(scan(self.workspace.inbox))
-        if moving := len(first) - len(stable):
-            self.report.notes.append(f"{moving} entries of the inbox are still changing")
+        stable = self._stable(first, pause)
         self.keys = dataset_keys(self.workspace)
         self._take_entries(in_order(stable.entries))
         for entry in stable.lone_sidecars:
             self._guarded(entry, self._take_lone_sidecar)
+        if self.blind_to_writers is not None:
+            self.report.notes.append(
+                f"whether a program still writes to a file cannot be seen here ({self.blind_to_writers}): files are "
+                f"taken in {self.settle_s:g} s after their last change (intake.settle_s)"
+            )
         return self.report
+
+    def _stable(self, first: Scan, pause: Callable[[float], None]) -> Scan:
+        """What did not change between the looks; one more look where a file settles within the tick."""
+        pause(SECONDS_BETWEEN_LOOKS)
+        later = scan(self.workspace.inbox)
+        stable = first.same_in(later)
+        remaining = (self._until_settled(entry) for entry in stable.entries)
+        wait = max((seconds for seconds in remaining if seconds <= SECONDS_TO_SETTLE_IN_A_TICK), default=0.0)
+        if wait > 0:
+            pause(wait + SECONDS_OF_ROUNDING)
+            later = scan(self.workspace.inbox)
+            stable = stable.same_in(later)
+        gone = first.gone_in(later)
+        self.report.notes += [_went_away(path) for path in gone]
+        if moving := len(first) - len(stable) - len(gone):
+            self.report.notes.append(f"{moving} entries of the inbox are still changing")
+        return stable
 
     def _take_entries(self, entries: list[Entry]) -> None:
         hashed = 0
@@ -141,6 +170,10 @@ class _Tick:
         """One entry that cannot be moved or read does not hold the others."""
         try:
             take(entry)
+        except FileNotFoundError as error:
+            is_gone = not os.path.lexists(entry.path)
+            stays = f"{display(entry.path.name)} stays in the inbox: {error}"
+            self.report.notes.append(_went_away(entry.path) if is_gone else stays)
         except (OSError, ArtifactInvalid) as error:
             self.report.notes.append(f"{display(entry.path.name)} stays in the inbox: {error}")
 
@@ -166,8 +199,7 @@ class _Tick:
         """sha256 of a file that nobody writes to; its bytes are on the disk afterwards."""
         descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
-            if is_open_for_writing(descriptor) and self._age(entry.look) < SECONDS_TO_WAIT_FOR_A_WRITER:
-                raise _Unstable("is held open for writing by another program")
+            self._refuse_unfinished(entry, file)
             digest = hashlib.sha256()
             while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
@@ -175,6 +207,35 @@ class _Tick:
             if Look.from_stat(os.fstat(descriptor)) != entry.look:
                 raise _Unstable("changed while it was read")
         return digest.hexdigest()
+
+    def _refuse_unfinished(self, entry: Entry, file: BinaryIO) -> None:
+        """Look for a writer.
+
+        Raises:
+            _Unstable: if there is one, or may be.
+        """
+        try:
+            is_open = is_open_for_writing(file.fileno())
+        except OSError as error:
+            is_open = False
+            self.blind_to_writers = self.blind_to_writers or f"{display(entry.path.name)}: {error.strerror}"
+            wait = seconds_until_settled(entry.path, entry.look, self.now(), SECONDS_TO_WAIT_FOR_A_LINE_END)
+            if wait and has_cut_line(file):
+                raise _Unstable(
+                    f"has no end of its last line; it may still be written to ({wait:.0f} s left)"
+                ) from None
+        if is_open and self._age(entry.look) < SECONDS_TO_WAIT_FOR_A_WRITER:
+            raise _Unstable("is held open for writing by another program")
+        if wait := self._until_settled(entry):
+            raise _Unstable(f"was changed a moment ago; it must lie still for {wait:.1f} s more (intake.settle_s)")
+
+    def _until_settled(self, entry: Entry) -> float:
+        """Seconds until both the file and its sidecar are settled."""
+        now = self.now()
+        wait = seconds_until_settled(entry.path, entry.look, now, self.settle_s)
+        if entry.sidecar is not None and entry.sidecar_look is not None:
+            wait = max(wait, seconds_until_settled(entry.sidecar, entry.sidecar_look, now, self.settle_s))
+        return wait
 
     def _age(self, look: Look) -> float:
         return self.now() - look.mtime_ns / 1e9
@@ -321,46 +382,8 @@ class _Tick:
         return sorted(named, key=lambda dataset: dataset.taken_in_at)
 
 
-def in_order(entries: Iterable[Entry]) -> list[Entry]:
-    """By priority, then oldest change, then name."""
-    return sorted(
-        entries, key=lambda entry: (PRIORITIES.index(priority_of(entry)[0]), entry.look.mtime_ns, entry.path.name)
-    )
-
-
-def priority_of(entry: Entry) -> tuple[Priority, PrioritySource]:
-    """The folder's, else the sidecar's, else normal. What is wrong with a sidecar is for its gate to say."""
-    if entry.folder_priority is not None:
-        return entry.folder_priority, "folder"
-    look = entry.sidecar_look
-    if entry.sidecar is not None and look is not None and look.kind == "file" and look.size <= MAX_SIDECAR_BYTES:
-        try:
-            sidecar = json.loads(entry.sidecar.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return "normal", "default"
-        priority = as_priority(sidecar.get("priority")) if isinstance(sidecar, dict) else None
-        if priority is not None:
-            return priority, "sidecar"
-    return "normal", "default"
-
-
-def is_open_for_writing(descriptor: int) -> bool:
-    """Whether any process holds the file of a read-only descriptor open for writing.
-
-    Asks for a read lease (Linux; False elsewhere and where the file system has none) and gives it
-    back at once. A writer that comes in between sends SIGURG, which is ignored, in place of SIGIO.
-    """
-    if not hasattr(fcntl, "F_SETLEASE"):
-        return False
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+def _went_away(path: Path) -> str:
+    return f"{display(path.name)} went away before it was taken in"
 
 
 def _numbered_sidecar(folder: Path) -> str:

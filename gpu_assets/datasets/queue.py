@@ -13,21 +13,37 @@ from typing import Any, Literal
 
 from gpu_assets.datasets.names import DATA_SUFFIX, MAX_NAME_BYTES, SIDECAR_SUFFIX, display, free_name
 from gpu_assets.datasets.records import (
-    MAX_FAILURES,
     REFUSAL_FILE,
     Dataset,
+    dataset_keys,
     find_dataset,
-    list_datasets,
+    join_next_step,
+    open_since,
+    read_dataset,
     reopen,
     standing_refusal,
 )
 from gpu_assets.datasets.scan import scan
-from gpu_assets.errors import IntakeRefused, SettingsError
+from gpu_assets.errors import ArtifactInvalid, IntakeRefused, SettingsError
 from gpu_assets.settings import Priority
 from resources.artifacts import write_json
 from resources.workspace import PRIORITIES, Workspace
 
-State = Literal["waiting", "taking in", "validated", "trained", "refused", "failed"]
+State = Literal[
+    "waiting",
+    "validating",
+    "validated",
+    "training",
+    "trained",
+    "judging",
+    "scored",
+    "refused",
+    "set aside",
+    "broken",
+]
+Stage = Literal["taking in", "training", "judging"]
+"""What a run does with a dataset."""
+RETRYABLE = ("refused", "set aside", "broken")
 MAX_DATA_NAME_BYTES = MAX_NAME_BYTES - len(SIDECAR_SUFFIX)
 
 
@@ -35,38 +51,57 @@ MAX_DATA_NAME_BYTES = MAX_NAME_BYTES - len(SIDECAR_SUFFIX)
 class QueueFacts:
     """What Dagster knows of datasets, by key; empty where a home has no instance yet.
 
-    `failures` counts failed runs since the dataset was opened last, `rows` the accepted rows.
+    `trained` is by the newest line, `under_way` what queued and running runs cover, `gave_up` the stage whose runs
+    failed too often since the dataset was opened last, and how often; `rows` counts the accepted rows.
     """
 
     validated: Collection[str] = ()
     trained: Collection[str] = ()
-    taking_in: Collection[str] = ()
-    failures: Mapping[str, int] = field(default_factory=dict)
+    scored: Collection[str] = ()
+    under_way: Mapping[Stage, Collection[str]] = field(default_factory=dict)
+    gave_up: Mapping[str, tuple[Stage, int]] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class QueueRow:
-    """One line of `queue list`; `sentence` says what a person should know or do."""
+    """One line of `queue list`; `sentence` says what a person should know or do.
+
+    What a broken manifest does not tell is None. `can_retry` is whether `retry` may help.
+    """
 
     key: str
-    priority: Priority
     state: State
-    rows: int | None
-    size_bytes: int
-    taken_in_at: str
-    original_name: str
-    sentence: str
+    sentence: str = ""
+    can_retry: bool = False
+    priority: Priority | None = None
+    rows: int | None = None
+    size_bytes: int | None = None
+    taken_in_at: str | None = None
+    original_name: str | None = None
 
 
 def list_queue(workspace: Workspace, facts: QueueFacts) -> list[QueueRow]:
-    """All datasets: by priority, then in the order of their taking in.
+    """All datasets: by priority, then in the order of their taking in; what cannot be read comes last."""
+    rows = [_describe_folder(workspace.datasets / key, facts) for key in dataset_keys(workspace)]
+    return sorted(rows, key=_place)
 
-    Raises:
-        ArtifactInvalid: if a manifest or a refusal cannot be read.
-    """
-    rows = [describe(dataset, facts) for dataset in list_datasets(workspace)]
-    return sorted(rows, key=lambda row: (PRIORITIES.index(row.priority), row.taken_in_at, row.key))
+
+def retryable(workspace: Workspace, facts: QueueFacts) -> list[str]:
+    """The keys that `retry` may help, in the order of the list."""
+    return [row.key for row in list_queue(workspace, facts) if row.can_retry]
+
+
+def _place(row: QueueRow) -> tuple[int, str, str]:
+    return PRIORITIES.index(row.priority) if row.priority else len(PRIORITIES), row.taken_in_at or "", row.key
+
+
+def _describe_folder(folder: Path, facts: QueueFacts) -> QueueRow:
+    try:
+        dataset = read_dataset(folder)
+    except (ArtifactInvalid, OSError) as error:
+        return QueueRow(folder.name, "broken", str(error))
+    return describe(dataset, facts)
 
 
 def list_inbox(workspace: Workspace) -> list[str]:
@@ -77,36 +112,48 @@ def list_inbox(workspace: Workspace) -> list[str]:
 
 
 def describe(dataset: Dataset, facts: QueueFacts) -> QueueRow:
-    """A dataset's state: trained before validated, validated before refused."""
-    state, sentence = _state(dataset, facts)
+    """A dataset's state: how far it came, and what is done with it now or keeps it where it is."""
+    try:
+        state, sentence = _state(dataset, facts)
+    except ArtifactInvalid as error:
+        state, sentence = "broken", str(error)
     return QueueRow(
-        dataset.key,
-        dataset.priority,
-        state,
-        facts.rows.get(dataset.key),
-        dataset.size_bytes,
-        dataset.taken_in_at,
-        dataset.original_name,
-        sentence,
+        key=dataset.key,
+        state=state,
+        sentence=sentence,
+        can_retry=state in RETRYABLE and dataset.refused is None,
+        priority=dataset.priority,
+        rows=facts.rows.get(dataset.key),
+        size_bytes=dataset.size_bytes,
+        taken_in_at=dataset.taken_in_at,
+        original_name=dataset.original_name,
     )
 
 
 def _state(dataset: Dataset, facts: QueueFacts) -> tuple[State, str]:
     key = dataset.key
-    has_failed = facts.failures.get(key, 0) >= MAX_FAILURES
-    failed = f"failed {facts.failures.get(key, 0)} times; see its runs in Dagster, then `gpu-assets queue retry {key}`"
+    refusal, _ = standing_refusal(dataset.folder), open_since(dataset)
+    now = {stage for stage, keys in facts.under_way.items() if key in keys}
+    reached: State
     if key in facts.trained:
-        return "trained", ""
-    if key in facts.validated:
-        return ("failed", failed) if has_failed else ("validated", "")
-    if dataset.refused is not None:
+        reached = "judging" if "judging" in now else "scored" if key in facts.scored else "trained"
+    elif key in facts.validated:
+        reached = "validated"
+    elif dataset.refused is not None:
         return "refused", dataset.refused
-    if key in facts.taking_in:
-        return "taking in", ""
-    refusal = standing_refusal(dataset.folder)
-    if refusal is not None:
-        return "refused", refusal.sentence
-    return ("failed", failed) if has_failed else ("waiting", "")
+    elif "taking in" in now:
+        return "validating", ""
+    elif refusal is not None:
+        return "refused", join_next_step(refusal.sentence, refusal.next_step)
+    else:
+        reached = "waiting"
+    if "training" in now and reached != "waiting":
+        return "training", ""
+    if reached != "judging" and key in facts.gave_up:
+        stage, failures = facts.gave_up[key]
+        after = f"{reached}; {stage} gave up after {failures} failed runs"
+        return "set aside", f"{after}: see them in Dagster, then `gpu-assets queue retry {key}`"
+    return reached, ""
 
 
 def add_files(

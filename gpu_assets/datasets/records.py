@@ -81,18 +81,19 @@ class Refusal:
     at: str
     validator_versions: dict[str, str]
     sidecar_sha256: str | None
+    next_step: str = ""
 
 
 def read_dataset(folder: Path) -> Dataset:
     """The dataset in a folder of `datasets/`.
 
     Raises:
-        ArtifactInvalid: if the folder has no manifest of a dataset, or the manifest lacks a field.
+        ArtifactInvalid: if the folder has no manifest of a dataset, or a field of it is missing or not usable.
     """
     manifest = read_manifest(folder, DATASET_KIND)
     sidecar = folder / SIDECAR_FILE
     try:
-        return Dataset(
+        dataset = Dataset(
             key=manifest["key"],
             folder=folder,
             data_path=folder / DATA_FILE,
@@ -106,8 +107,15 @@ def read_dataset(folder: Path) -> Dataset:
             taken_in_at=manifest["taken_in_at"],
             refused=manifest["refused"],
         )
+        if dataset.key != folder.name or as_priority(dataset.priority) is None:
+            raise ValueError(f"key {dataset.key!r}, priority {dataset.priority!r}")
+        if datetime.fromisoformat(dataset.taken_in_at).tzinfo is None:
+            raise ValueError(f"taken_in_at {dataset.taken_in_at!r} has no time zone")
     except KeyError as error:
         raise ArtifactInvalid(f"the manifest of {folder} has no {error}: it was not written by the intake") from None
+    except (TypeError, ValueError) as error:
+        raise ArtifactInvalid(f"the manifest of {folder} is not what the intake writes: {error}; restore it") from None
+    return dataset
 
 
 def find_dataset(workspace: Workspace, key: str) -> Dataset:
@@ -139,15 +147,29 @@ def list_datasets(workspace: Workspace) -> list[Dataset]:
 
 
 def sidecar_sha256(folder: Path) -> str | None:
-    """Identity of the dataset's present sidecar; None if it has none."""
+    """Identity of the dataset's present sidecar; None if it has none.
+
+    Raises:
+        ArtifactInvalid: if it cannot be read.
+    """
     sidecar = folder / SIDECAR_FILE
-    return sha256_file(sidecar) if sidecar.is_file() else None
+    try:
+        return sha256_file(sidecar) if sidecar.is_file() else None
+    except OSError as error:
+        raise ArtifactInvalid(f"sidecar {sidecar} cannot be read ({error.strerror}); restore it") from None
 
 
-def write_refusal(folder: Path, sentence: str, validator_versions: dict[str, str], sidecar: str | None) -> None:
+def write_refusal(
+    folder: Path, sentence: str, validator_versions: dict[str, str], sidecar: str | None, next_step: str = ""
+) -> None:
     """Keep that a gate refused the dataset as it was with the sidecar of this sha256."""
-    refusal = {"sentence": sentence, "at": utc_now(), "validator_versions": validator_versions}
+    refusal = {"sentence": sentence, "next_step": next_step, "at": utc_now(), "validator_versions": validator_versions}
     write_json(folder / REFUSAL_FILE, refusal | {"sidecar_sha256": sidecar})
+
+
+def join_next_step(sentence: str, next_step: str) -> str:
+    """Both as one text."""
+    return f"{sentence.rstrip('.')}. {next_step}" if next_step else sentence
 
 
 def standing_refusal(folder: Path) -> Refusal | None:

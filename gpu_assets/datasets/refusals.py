@@ -56,7 +56,7 @@ UNREADABLE = Rejection(
 
 
 def reject(entry: Entry) -> Rejection | None:
-    """Why the entry cannot be taken in, as far as its name and kind tell."""
+    """Why the entry cannot be taken in, as far as can be told without reading its data."""
     if entry.look.kind == "directory":
         return Rejection("a directory", "Drop the files that it holds; only the folders high, normal and low are read.")
     if entry.look.kind == "symlink":
@@ -72,4 +72,20 @@ def reject(entry: Entry) -> Rejection | None:
         return Rejection(
             f"a file whose sidecar is a {entry.sidecar_look.kind}", "Drop both again, the sidecar as a regular file."
         )
+    if entry.sidecar is not None and not _is_readable(entry.sidecar):
+        return Rejection(
+            "a file whose sidecar may not be read",
+            "Give the platform's user the right to read both and drop them again.",
+        )
     return None
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether the platform's user may read it; what is gone or is no file is for others to say."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True

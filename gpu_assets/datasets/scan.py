@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gpu_assets.datasets.names import DATA_SUFFIX, SIDECAR_SUFFIX
+from gpu_assets.datasets.names import DATA_SUFFIX, SIDECAR_SUFFIX, display
 from gpu_assets.datasets.records import as_priority
 from gpu_assets.settings import Priority
 from resources.workspace import PRIORITIES
@@ -47,10 +47,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Scan:
-    """`lone_sidecars` have no data file beside them."""
+    """`lone_sidecars` have no data file beside them; `unreadable` says which folders could not be looked into."""
 
     entries: tuple[Entry, ...]
     lone_sidecars: tuple[Entry, ...]
+    unreadable: tuple[str, ...] = ()
 
     def same_in(self, later: "Scan") -> "Scan":
         """What of this scan is unchanged in a later one."""
@@ -58,7 +59,13 @@ class Scan:
         return Scan(
             tuple(entry for entry in self.entries if entry in entries),
             tuple(entry for entry in self.lone_sidecars if entry in lone),
+            later.unreadable,
         )
+
+    def gone_in(self, later: "Scan") -> list[Path]:
+        """What of this scan is not there any more in a later one."""
+        still_there = {path for entry in (*later.entries, *later.lone_sidecars) for path in (entry.path, entry.sidecar)}
+        return [entry.path for entry in (*self.entries, *self.lone_sidecars) if entry.path not in still_there]
 
     def __len__(self) -> int:
         return len(self.entries) + len(self.lone_sidecars)
@@ -79,14 +86,21 @@ def scan(inbox: Path) -> Scan:
     """
     entries: list[Entry] = []
     lone: list[Entry] = []
+    unreadable: list[str] = []
     for folder, priority in _folders(inbox):
-        found = dict(_names(folder, is_root=folder == inbox))
+        try:
+            found = dict(_names(folder, is_root=folder == inbox))
+        except OSError as error:
+            unreadable.append(
+                f"{display(str(folder))} cannot be looked into ({error.strerror}); give the platform's user the right"
+            )
+            continue
         for name, look in found.items():
             entry = _entry(folder, name, look, found, priority)
             if entry is None:
                 continue
             (lone if _is_sidecar(name) and look.kind == "file" else entries).append(entry)
-    return Scan(tuple(entries), tuple(lone))
+    return Scan(tuple(entries), tuple(lone), tuple(unreadable))
 
 
 def _folders(inbox: Path) -> Iterator[tuple[Path, Priority | None]]:

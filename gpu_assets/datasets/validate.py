@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from gpu_assets.datasets.records import Dataset, find_dataset, sidecar_sha256, write_refusal
+from gpu_assets.datasets.names import SIDECAR_SUFFIX
+from gpu_assets.datasets.records import Dataset, find_dataset, join_next_step, sidecar_sha256, write_refusal
 from gpu_assets.errors import DatasetInvalid
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Settings
@@ -23,9 +24,11 @@ from resources.workspace import Workspace
 from serving.skills import binary
 from validators import (
     VALIDATORS,
+    DatasetSpec,
     DataValidator,
     Limits,
     Report,
+    Rule,
     Sidecar,
     SpecValidator,
     Validated,
@@ -40,12 +43,21 @@ REJECTED_FILE = "rejected.jsonl"
 REASON_FILE = "reason.json"
 
 
-class GateRefused(DatasetInvalid):
-    """A gate refused the dataset; `gate` says which."""
+MENDED_BY_A_SETTING = frozenset({Rule.TOO_MANY_REJECTED, Rule.TRUNCATED, Rule.UNKNOWN_COLUMN})
+"""Rules whose limit is a setting; their messages name it."""
 
-    def __init__(self, sentence: str, gate: Literal["spec", "content"]) -> None:
+
+class GateRefused(DatasetInvalid):
+    """A gate refused the dataset; `gate` says which. `next_step` is empty where the sentence says it already."""
+
+    def __init__(self, sentence: str, gate: Literal["spec", "content"], next_step: str = "") -> None:
         super().__init__(sentence)
         self.gate = gate
+        self.next_step = next_step
+
+    @property
+    def with_next_step(self) -> str:
+        return join_next_step(str(self), self.next_step)
 
 
 @dataclass(frozen=True)
@@ -105,21 +117,31 @@ class Gates:
         self._forget_earlier_verdict(dataset)
         if dataset.refused is not None:
             raise GateRefused(dataset.refused, "spec")
+        sidecar, spec = self._pass_spec_gate(dataset)
         try:
-            sidecar = read_sidecar(dataset.sidecar_path)
-            columns = read_columns(dataset.data_path, self.max_row_bytes)
-            choice = self.spec.choose(sidecar.schema_id, columns)
-            validated = self.content.validate_file(dataset.data_path, choice.spec)
-            report = replace(validated.report, path=dataset.original_name)
-            validated = replace(validated, report=report)
+            validated = self.content.validate_file(dataset.data_path, spec)
         except DatasetInvalid as error:
-            self._refuse(dataset, str(error))
-            raise GateRefused(str(error), "spec") from None
+            raise self._refuse(dataset, GateRefused(str(error), "content", _retry(dataset))) from None
+        report = replace(validated.report, path=dataset.original_name)
+        validated = replace(validated, report=report)
         self._quarantine(dataset, validated)
-        if not validated.report.valid:
-            self._refuse(dataset, validated.report.headline(), validated.report)
-            raise GateRefused(validated.report.headline(), "content")
+        if not report.valid:
+            refusal = GateRefused(report.headline(), "content", _mend_rows(dataset, report))
+            raise self._refuse(dataset, refusal, report)
         return _publish(dataset, sidecar, validated)
+
+    def _pass_spec_gate(self, dataset: Dataset) -> tuple[Sidecar, DatasetSpec]:
+        """The dataset's sidecar and schema, with sentences that call both files as the user does."""
+        name, sidecar_name = dataset.original_name, f"{dataset.original_name}{SIDECAR_SUFFIX}"
+        next_step = f"Drop a corrected {sidecar_name} into the inbox"
+        try:
+            sidecar = read_sidecar(dataset.sidecar_path, sidecar_name)
+            next_step = _drop_corrected(dataset)
+            columns = read_columns(dataset.data_path, self.max_row_bytes, name)
+            next_step = f"Drop a {sidecar_name} that names the schema, or a corrected {name}, into the inbox"
+            return sidecar, self.spec.choose(sidecar.schema_id, columns).spec
+        except DatasetInvalid as error:
+            raise self._refuse(dataset, GateRefused(str(error), "spec", next_step)) from None
 
     def _forget_earlier_verdict(self, dataset: Dataset) -> None:
         for name in (REASON_FILE, REPORT_FILE, REJECTED_FILE):
@@ -134,21 +156,23 @@ class Gates:
         rows = (json.dumps(row.to_row(), ensure_ascii=False) for row in validated.rejected)
         (folder / REJECTED_FILE).write_text("\n".join(rows) + "\n", encoding="utf-8")
 
-    def _refuse(self, dataset: Dataset, sentence: str, report: Report | None = None) -> None:
+    def _refuse(self, dataset: Dataset, refusal: GateRefused, report: Report | None = None) -> GateRefused:
+        """Record the refusal, and return it to be raised."""
         folder = self.workspace.quarantine / dataset.key
         folder.mkdir(parents=True, exist_ok=True)
         reason = {
             "kind": "refusal",
-            "sentence": sentence,
+            "sentence": str(refusal),
+            "original_name": dataset.original_name,
             "data": str(dataset.data_path),
-            "next_step": "drop a corrected sidecar or file into the inbox, or run: gpu-assets queue retry "
-            + dataset.key,
+            "next_step": refusal.next_step,
             "at": utc_now(),
         }
         write_json(folder / REASON_FILE, reason)
         if report is not None:
             write_json(folder / REPORT_FILE, report.to_json())
-        write_refusal(dataset.folder, sentence, dict(VALIDATORS), sidecar_sha256(dataset.folder))
+        write_refusal(dataset.folder, str(refusal), dict(VALIDATORS), sidecar_sha256(dataset.folder), refusal.next_step)
+        return refusal
 
 
 def read_validated(workspace: Workspace, key: str) -> ValidatedDataset:
@@ -177,17 +201,39 @@ def dataset_to_validate(workspace: Workspace, key: str) -> Dataset:
 
     Raises:
         SettingsError: if there is none.
-        DatasetInvalid: if its data was changed after it was taken in.
+        DatasetInvalid: if its data was changed after it was taken in, or cannot be read.
     """
     dataset = find_dataset(workspace, key)
     if dataset.refused is None:
-        found = sha256_file(dataset.data_path)
+        try:
+            found = sha256_file(dataset.data_path)
+        except OSError as error:
+            raise DatasetInvalid(
+                f"{dataset.data_path} cannot be read ({error.strerror}): restore the file or its rights. "
+                f"{_retry(dataset)}"
+            ) from None
         if found != dataset.sha256:
             raise DatasetInvalid(
                 f"{dataset.data_path} was changed after it was taken in: its content is {found[:8]}, its manifest says "
                 f"{dataset.sha256[:8]}. Drop the changed file into the inbox, where it becomes a dataset of its own"
             )
     return dataset
+
+
+def _drop_corrected(dataset: Dataset) -> str:
+    return f"Drop a corrected {dataset.original_name} into the inbox, where it becomes a dataset of its own"
+
+
+def _retry(dataset: Dataset) -> str:
+    return f"When the cause is corrected, run: gpu-assets queue retry {dataset.key}"
+
+
+def _mend_rows(dataset: Dataset, report: Report) -> str:
+    """A retry helps only where a setting could let the file pass."""
+    rules = {problem.rule for problem in report.blocking}
+    if not report.accepted or not rules <= MENDED_BY_A_SETTING:
+        return _drop_corrected(dataset)
+    return f"{_drop_corrected(dataset)}; or change the setting and run: gpu-assets queue retry {dataset.key}"
 
 
 def _publish(dataset: Dataset, sidecar: Sidecar, validated: Validated) -> ValidatedDataset:

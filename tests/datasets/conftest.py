@@ -1,4 +1,4 @@
-"""A workspace and ticks of the inbox without waiting: the looks come one after the other."""
+"""A workspace, files that are dropped into it, and ticks of the inbox without waiting between the looks."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -6,9 +6,28 @@ from pathlib import Path
 import pytest
 
 from gpu_assets.datasets.intake import DEFAULT_LIMITS, IntakeReport, Limits, take_in
+from gpu_assets.datasets.records import sidecar_sha256, write_refusal
 from resources.workspace import Workspace
 
 Tick = Callable[..., IntakeReport]
+ROWS = '{"text": "x"}\n'
+
+
+def drop(workspace: Workspace, name: str, content: str = ROWS, sidecar: str | None = None) -> Path:
+    path = workspace.inbox / name
+    path.write_text(content)
+    if sidecar is not None:
+        path.with_name(path.name + ".meta.json").write_text(sidecar)
+    return path
+
+
+def left_in_inbox(workspace: Workspace) -> list[str]:
+    return sorted(path.name for path in workspace.inbox.rglob("*") if not path.is_dir())
+
+
+def refuse(workspace: Workspace, key: str) -> None:
+    folder = workspace.datasets / key
+    write_refusal(folder, "no such schema", {}, sidecar_sha256(folder))
 
 
 @pytest.fixture

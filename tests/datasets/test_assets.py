@@ -167,3 +167,23 @@ def test_data_that_was_changed_is_refused_and_the_others_go_on(
     assert not run(keys).success
     assert instance.get_materialized_partitions(dg.AssetKey("validated_datasets")) == {keys[2]}
     assert instance.get_materialized_partitions(dg.AssetKey("datasets")) == {keys[1], keys[2]}
+
+
+def test_data_that_is_gone_costs_the_others_nothing(keys: list[str], run: Run, instance, workspace: Workspace) -> None:
+    find_dataset(workspace, keys[0]).data_path.unlink()
+    (failure,) = run(keys).get_step_failure_events()
+    assert "cannot be read (No such file or directory)" in failure.step_failure_data.error.message
+    assert instance.get_materialized_partitions(dg.AssetKey("validated_datasets")) == {keys[2]}
+
+
+def test_the_failure_says_what_can_mend_each_file(keys: list[str], run: Run) -> None:
+    (failure,) = run(keys).get_step_failure_events()
+    assert "Drop a corrected b.jsonl into the inbox" in failure.step_failure_data.error.message
+
+
+def test_without_a_base_model_the_run_fails_with_its_sentence(
+    keys: list[str], platform: Platform, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(platform.settings.__dict__, "model_path", "nowhere")
+    (failure,) = run(keys).get_step_failure_events()
+    assert "no file was looked at: model_path is 'nowhere', but" in failure.step_failure_data.error.message

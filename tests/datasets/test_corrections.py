@@ -5,32 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gpu_assets.datasets.records import (
-    find_dataset,
-    sidecar_sha256,
-    standing_refusal,
-    write_refusal,
-)
+from gpu_assets.datasets.records import find_dataset, standing_refusal
 from resources.workspace import Workspace
-
-ROWS = '{"text": "x"}\n'
-
-
-def drop(workspace: Workspace, name: str, content: str = ROWS, sidecar: str | None = None) -> Path:
-    path = workspace.inbox / name
-    path.write_text(content)
-    if sidecar is not None:
-        path.with_name(path.name + ".meta.json").write_text(sidecar)
-    return path
-
-
-def left_in_inbox(workspace: Workspace) -> list[str]:
-    return sorted(path.name for path in workspace.inbox.rglob("*") if not path.is_dir())
-
-
-def refuse(workspace: Workspace, key: str) -> None:
-    folder = workspace.datasets / key
-    write_refusal(folder, "no such schema", {}, sidecar_sha256(folder))
+from tests.datasets.conftest import ROWS, drop, left_in_inbox, refuse
 
 
 def duplicates(workspace: Workspace, key: str) -> list[dict[str, object]]:

@@ -1,3 +1,5 @@
+"""Ticks over the inbox: what is taken in, what waits, and in which order."""
+
 import json
 import os
 import subprocess
@@ -7,26 +9,10 @@ from pathlib import Path
 import pytest
 
 from gpu_assets.datasets.intake import Limits
-from gpu_assets.datasets.records import (
-    find_dataset,
-    list_datasets,
-)
+from gpu_assets.datasets.records import find_dataset, list_datasets
 from resources.artifacts import sha256_file
 from resources.workspace import Workspace
-
-ROWS = '{"text": "x"}\n'
-
-
-def drop(workspace: Workspace, name: str, content: str = ROWS, sidecar: str | None = None) -> Path:
-    path = workspace.inbox / name
-    path.write_text(content)
-    if sidecar is not None:
-        path.with_name(path.name + ".meta.json").write_text(sidecar)
-    return path
-
-
-def left_in_inbox(workspace: Workspace) -> list[str]:
-    return sorted(path.name for path in workspace.inbox.rglob("*") if not path.is_dir())
+from tests.datasets.conftest import ROWS, drop, left_in_inbox
 
 
 def test_a_file_and_its_sidecar_move_together_unchanged(workspace: Workspace, tick) -> None:
@@ -232,6 +218,45 @@ def test_one_entry_that_cannot_be_moved_does_not_hold_the_others(workspace: Work
     assert report.notes[0].startswith("a.jsonl stays in the inbox: [Errno 30] Read-only file system")
     tick()
     assert sorted(dataset.original_name for dataset in list_datasets(workspace)) == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_file_that_goes_away_between_the_looks_is_named_and_holds_no_other(workspace: Workspace, tick) -> None:
+    gone = drop(workspace, "a.jsonl")
+    drop(workspace, "b.jsonl", "other")
+
+    report = tick(between=gone.unlink)
+
+    assert [key[0] for key in report.taken_in] == ["b"]
+    assert report.notes == ["a.jsonl went away before it was taken in"]
+
+
+def test_a_file_that_goes_away_after_the_looks_is_named_and_holds_no_other(
+    workspace: Workspace, tick, monkeypatch
+) -> None:
+    gone = drop(workspace, "a.jsonl")
+    drop(workspace, "b.jsonl", "other")
+    real_open = os.open
+
+    def remove_then_open(path, *arguments):
+        if Path(path) == gone:
+            gone.unlink(missing_ok=True)
+        return real_open(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", remove_then_open)
+        report = tick()
+
+    assert [key[0] for key in report.taken_in] == ["b"]
+    assert report.notes == ["a.jsonl went away before it was taken in"]
+
+
+def test_data_that_comes_to_its_sidecar_between_the_looks_has_not_gone_away(workspace: Workspace, tick) -> None:
+    (workspace.inbox / "a.jsonl.meta.json").write_text("{}")
+
+    report = tick(between=lambda: drop(workspace, "a.jsonl") and None)
+
+    assert report.notes == ["1 entries of the inbox are still changing"]
+    assert len(tick().taken_in) == 1
 
 
 def test_a_tick_that_meets_another_one_does_nothing(workspace: Workspace, tick) -> None:

@@ -201,7 +201,7 @@ def rename(old, new):
     if renames == 31:
         os.kill(os.getpid(), signal.SIGKILL)
 os.rename = rename
-take_in(Workspace(Path(sys.argv[1])), validated=(), open_keys=(), pause=lambda _: None)
+take_in(Workspace(Path(sys.argv[1])), validated=(), open_keys=(), settle_s=0, pause=lambda _: None)
 """
     root = Path(__file__).resolve().parents[2]
     child = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, timeout=60, check=False)

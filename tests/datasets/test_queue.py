@@ -10,13 +10,13 @@ from gpu_assets.datasets.queue import (
     list_inbox,
     list_queue,
     retry,
+    retryable,
     set_priority,
 )
-from gpu_assets.datasets.records import find_dataset, open_since, sidecar_sha256, standing_refusal, write_refusal
+from gpu_assets.datasets.records import find_dataset, open_since, standing_refusal
 from gpu_assets.errors import IntakeRefused, SettingsError
 from resources.workspace import Workspace
-
-ROWS = '{"text": "x"}\n'
+from tests.datasets.conftest import ROWS, refuse
 
 
 @pytest.fixture
@@ -32,11 +32,6 @@ def outside(tmp_path: Path) -> Path:
     return folder
 
 
-def refuse(workspace: Workspace, key: str) -> None:
-    folder = workspace.datasets / key
-    write_refusal(folder, "no such schema", {}, sidecar_sha256(folder))
-
-
 # States
 
 
@@ -44,13 +39,18 @@ def refuse(workspace: Workspace, key: str) -> None:
     ("known", "state"),
     [
         ({}, "waiting"),
-        ({"taking_in": ["KEY"]}, "taking in"),
+        ({"under_way": {"taking in": ["KEY"]}}, "validating"),
         ({"validated": ["KEY"]}, "validated"),
+        ({"validated": ["KEY"], "under_way": {"training": ["KEY"]}}, "training"),
         ({"validated": ["KEY"], "trained": ["KEY"]}, "trained"),
-        ({"failures": {"KEY": 2}}, "waiting"),
-        ({"failures": {"KEY": 3}}, "failed"),
-        ({"failures": {"KEY": 3}, "taking_in": ["KEY"]}, "taking in"),
-        ({"failures": {"KEY": 3}, "validated": ["KEY"]}, "failed"),
+        ({"trained": ["KEY"], "under_way": {"judging": ["KEY"]}}, "judging"),
+        ({"trained": ["KEY"], "scored": ["KEY"], "under_way": {"training": ["KEY"]}}, "training"),
+        ({"trained": ["KEY"], "scored": ["KEY"]}, "scored"),
+        ({"gave_up": {"KEY": ["taking in", 3]}}, "set aside"),
+        ({"gave_up": {"KEY": ["taking in", 3]}, "under_way": {"taking in": ["KEY"]}}, "validating"),
+        ({"gave_up": {"KEY": ["training", 3]}, "validated": ["KEY"]}, "set aside"),
+        ({"gave_up": {"KEY": ["judging", 3]}, "trained": ["KEY"]}, "set aside"),
+        ({"gave_up": {"KEY": ["judging", 3]}, "trained": ["KEY"], "under_way": {"judging": ["KEY"]}}, "judging"),
     ],
 )
 def test_a_state_follows_from_what_dagster_knows(workspace: Workspace, key: str, known, state: str) -> None:
@@ -59,10 +59,49 @@ def test_a_state_follows_from_what_dagster_knows(workspace: Workspace, key: str,
     assert describe(find_dataset(workspace, key), facts).state == state
 
 
-def test_a_failed_dataset_says_how_it_is_tried_again(workspace: Workspace, key: str) -> None:
-    row = describe(find_dataset(workspace, key), QueueFacts(failures={key: 3}))
+def test_what_was_set_aside_says_which_stage_gave_up_and_how_it_is_tried_again(workspace: Workspace, key: str) -> None:
+    row = describe(find_dataset(workspace, key), QueueFacts(trained=[key], gave_up={key: ("judging", 4)}))
 
+    assert row.sentence.startswith("trained; judging gave up after 4 failed runs")
     assert f"`gpu-assets queue retry {key}`" in row.sentence
+    assert row.can_retry
+
+
+def test_a_manifest_that_cannot_be_read_is_listed_as_broken_with_its_sentence_and_the_others_as_ever(
+    workspace: Workspace, key: str, tick
+) -> None:
+    (workspace.inbox / "b.jsonl").write_text("b")
+    tick()
+    (workspace.datasets / key / "manifest.json").write_text("{")
+
+    good, broken = list_queue(workspace, QueueFacts())
+
+    assert good.original_name == "b.jsonl"
+    assert (broken.key, broken.state, broken.can_retry) == (key, "broken", False)
+    assert "manifest.json is not JSON" in broken.sentence
+
+
+@pytest.mark.parametrize("name", ["retry.json", "refusal.json"])
+def test_a_record_that_a_retry_replaces_is_broken_until_then(workspace: Workspace, key: str, name: str) -> None:
+    (workspace.datasets / key / name).write_text("[]")
+    (row,) = list_queue(workspace, QueueFacts())
+    assert (row.state, retryable(workspace, QueueFacts())) == ("broken", [key])
+    assert f"{name} is not a" in row.sentence
+
+    retry(workspace, key, scored=())
+    assert list_queue(workspace, QueueFacts())[0].state == "waiting"
+
+
+def test_what_can_be_tried_again_is_what_is_refused_or_set_aside_and_has_data(
+    workspace: Workspace, key: str, tick
+) -> None:
+    (workspace.inbox / "d").mkdir()
+    (workspace.inbox / "waits.jsonl").write_text("b")
+    (workspace.inbox / "given-up.jsonl").write_text("c")
+    given_up = next(taken for taken in tick().taken_in if taken.startswith("given-up"))
+    refuse(workspace, key)
+
+    assert retryable(workspace, QueueFacts(gave_up={given_up: ("taking in", 3)})) == [key, given_up]
 
 
 def test_a_refused_dataset_shows_the_gates_sentence_until_it_is_validated(workspace: Workspace, key: str) -> None:

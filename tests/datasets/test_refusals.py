@@ -1,3 +1,5 @@
+"""What the inbox does not take in goes to quarantine with a sentence, and is never followed or lost."""
+
 import json
 import os
 import socket
@@ -8,20 +10,9 @@ from pathlib import Path
 import pytest
 
 from gpu_assets.datasets.intake import take_in
-from gpu_assets.datasets.records import (
-    find_dataset,
-)
+from gpu_assets.datasets.records import find_dataset
 from resources.workspace import Workspace
-
-ROWS = '{"text": "x"}\n'
-
-
-def drop(workspace: Workspace, name: str, content: str = ROWS, sidecar: str | None = None) -> Path:
-    path = workspace.inbox / name
-    path.write_text(content)
-    if sidecar is not None:
-        path.with_name(path.name + ".meta.json").write_text(sidecar)
-    return path
+from tests.datasets.conftest import ROWS, drop
 
 
 def make_directory(path: Path) -> None:
@@ -132,8 +123,34 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path_factory, unprivileged: 
         drop(workspace, "a.jsonl").chmod(0)
         drop(workspace, "b.jsonl")
 
-        report = take_in(workspace, validated=(), open_keys=(), pause=lambda _: None)
+        report = take_in(workspace, validated=(), open_keys=(), settle_s=0, pause=lambda _: None)
 
         assert [key[0] for key in report.taken_in] == ["b"]
         (key,) = report.refused
         assert "a file that may not be read" in (find_dataset(workspace, key).refused or "")
+
+
+def test_a_file_whose_sidecar_may_not_be_read_is_refused_with_it(unprivileged: None) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        workspace = Workspace(Path(home)).create()
+        drop(workspace, "a.jsonl", sidecar="{}").with_name("a.jsonl.meta.json").chmod(0)
+        drop(workspace, "b.jsonl")
+
+        report = take_in(workspace, validated=(), open_keys=(), settle_s=0, pause=lambda _: None)
+
+        assert [key[0] for key in report.taken_in] == ["b"]
+        (key,) = report.refused
+        assert "a file whose sidecar may not be read" in (find_dataset(workspace, key).refused or "")
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named_and_holds_no_other(unprivileged: None) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        workspace = Workspace(Path(home)).create()
+        drop(workspace, "a.jsonl")
+        (workspace.inbox / "high").chmod(0)
+
+        report = take_in(workspace, validated=(), open_keys=(), settle_s=0, pause=lambda _: None)
+        (workspace.inbox / "high").chmod(0o755)
+
+        assert [key[0] for key in report.taken_in] == ["a"]
+        assert "high cannot be looked into (Permission denied)" in report.notes[0]

@@ -113,7 +113,7 @@ def test_a_file_of_no_known_schema_is_refused_at_the_spec_gate(gates: Gates, dro
     assert refused.value.gate == "spec"
     reason = quarantined(workspace, dataset, "reason.json")
     assert reason["sentence"] == str(refused.value)
-    assert dataset.key in reason["next_step"]
+    assert reason["next_step"] == refused.value.next_step
     assert not (dataset.folder / "validated").exists()
 
 
@@ -231,3 +231,68 @@ def test_a_reserved_question_is_not_trained_on_even_where_the_file_does_not_say_
     assert gates.validate(dataset).rejected == 1
     (line,) = (workspace.quarantine / dataset.key / "rejected.jsonl").read_text().splitlines()
     assert "reserved for evaluation" in line
+
+
+CORRECTED = "Drop a corrected mine.jsonl into the inbox, where it becomes a dataset of its own"
+
+
+@pytest.mark.parametrize(
+    ("content", "sidecar", "sentence", "next_step"),
+    [
+        (b"", None, "mine.jsonl is empty: it holds no rows", CORRECTED),
+        (b"\xff\xfe{\x00", None, "mine.jsonl is not JSONL: it looks like UTF-16 text", CORRECTED),
+        (b"\xe9\n" * 3, None, "mine.jsonl: none of its first 100 lines is a JSON object (line 1: ", CORRECTED),
+        (
+            b'{"text": "x"}\n',
+            "[]",
+            "sidecar mine.jsonl.meta.json is not a JSON object",
+            "Drop a corrected mine.jsonl.meta.json into the inbox",
+        ),
+        (
+            b'{"question": "x"}\n',
+            None,
+            "no schema_id is named",
+            "Drop a mine.jsonl.meta.json that names the schema, or a corrected mine.jsonl, into the inbox",
+        ),
+        (b'{"text": 1}\n', None, "mine.jsonl is refused: 1 of 1 rows rejected", CORRECTED),
+        (
+            b'{"text": "x"}\n{"text": 1}\n',
+            None,
+            "mine.jsonl is refused: 1 of 2 rows rejected",
+            f"{CORRECTED}; or change the setting and run: gpu-assets queue retry KEY",
+        ),
+    ],
+)
+def test_a_refusal_calls_the_file_as_it_was_dropped_and_says_what_can_mend_it(
+    content: bytes,
+    sidecar: str | None,
+    sentence: str,
+    next_step: str,
+    gates: Gates,
+    workspace: Workspace,
+    tick: Tick,
+) -> None:
+    (workspace.inbox / "mine.jsonl").write_bytes(content)
+    if sidecar is not None:
+        (workspace.inbox / "mine.jsonl.meta.json").write_text(sidecar)
+    (key,) = tick().taken_in
+    dataset = find_dataset(workspace, key)
+
+    with pytest.raises(GateRefused) as refused:
+        gates.validate(dataset)
+
+    expected = next_step.replace("KEY", key)
+    assert str(refused.value).startswith(sentence)
+    assert str(dataset.folder) not in str(refused.value)
+    assert refused.value.with_next_step.endswith(f". {expected}")
+    reason = quarantined(workspace, dataset, "reason.json")
+    assert (reason["original_name"], reason["next_step"]) == ("mine.jsonl", expected)
+    refusal = standing_refusal(dataset.folder)
+    assert refusal is not None and refusal.next_step == expected
+
+
+def test_data_that_cannot_be_read_is_a_sentence_that_names_the_retry(drop: Drop, workspace: Workspace) -> None:
+    dataset = drop(*generated(3))
+    dataset.data_path.unlink()
+    with pytest.raises(DatasetInvalid, match=rf"cannot be read \(No such file.*queue retry {dataset.key}"):
+        dataset_to_validate(workspace, dataset.key)

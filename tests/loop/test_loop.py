@@ -90,7 +90,7 @@ def test_one_hundred_files_dropped_at_once_are_one_or_two_runs_and_none_is_lost(
 def test_a_training_run_killed_by_sigkill_is_gone_on_from_its_resume_point(running: RunningPlatform) -> None:
     published = {checkpoint.name for checkpoint in list_checkpoints(running.workspace)}
     drop_generated(running.settings, seed=2, count=6_000, level=1)
-    running.wait("there is a resume point", lambda: any(running.workspace.training.glob("*/resume")))
+    running.wait("there is a resume point", lambda: any(running.workspace.training.glob("*/resume-*")))
     (run,) = running.instance.get_runs(
         dg.RunsFilter(job_name="train", statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
     )

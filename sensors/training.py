@@ -5,9 +5,11 @@ a missed event or a crash costs one tick. `plan_training` is pure; `build_traini
 calls it and requests the run.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
@@ -16,6 +18,7 @@ from gpu_assets.base_model.describe import what_base_model_lacks
 from gpu_assets.base_model.present import present_weights
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, find_dataset, open_since
 from gpu_assets.datasets.validate import read_validated
+from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.training.records import BASE_WEIGHTS
 from gpu_assets.training.work import unfinished_datasets
 from resources.artifacts import is_complete
@@ -31,6 +34,8 @@ from sensors.runs import (
     open_partitions,
     run_size,
 )
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = dg.AssetKey("checkpoints")
 TAKE_IN_JOB = "take_in"
@@ -185,7 +190,7 @@ def _set_aside_sentence(keys: Sequence[str]) -> str:
 def _waiting(
     instance: dg.DagsterInstance, platform: Platform, job_name: str, order: Sequence[str], trained: AbstractSet[str]
 ) -> tuple[list[Waiting], list[str]]:
-    """What could be trained on now, and what failed too often.
+    """What could be trained on now, and what failed too often or cannot be read.
 
     Datasets of a taking-in run that has not ended are left out, so that its files are trained together; so is
     what somebody removed from the disk.
@@ -195,22 +200,35 @@ def _waiting(
         key for key in dataset_keys(platform.workspace) if is_complete(platform.workspace.datasets / key / "validated")
     }
     untrained = (validated - trained - open_partitions(instance, [TAKE_IN_JOB], order)) & present
-    since = {key: open_since(find_dataset(platform.workspace, key)) for key in untrained}
+    readable, broken = _read_all(platform, sorted(untrained))
+    since = {key: opened for key, (opened, _) in readable.items()}
     failures = failed_attempts(instance, job_name, order, since, trained_keys, shrinking=True)
-    set_aside = sorted(key for key in untrained if failures.get(key, 0) >= MAX_FAILURES)
-    waiting = [_read_waiting(platform, key, failures.get(key, 0)) for key in sorted(untrained - set(set_aside))]
-    return waiting, set_aside
+    set_aside = [key for key in readable if failures.get(key, 0) >= MAX_FAILURES]
+    waiting = [
+        replace(entry, failed=failures.get(key, 0)) for key, (_, entry) in readable.items() if key not in set_aside
+    ]
+    return waiting, [*set_aside, *broken]
+
+
+def _read_all(platform: Platform, keys: Sequence[str]) -> tuple[dict[str, tuple[datetime, Waiting]], list[str]]:
+    """Since when each counts as opened, and what it is; and the keys that cannot be read, which hold no other."""
+    readable: dict[str, tuple[datetime, Waiting]] = {}
+    broken: list[str] = []
+    for key in keys:
+        try:
+            dataset = find_dataset(platform.workspace, key)
+            rows = read_validated(platform.workspace, key).rows
+            readable[key] = open_since(dataset), Waiting(key, rows, dataset.priority, failed=0)
+        except (ArtifactInvalid, SettingsError, OSError) as error:
+            logger.error("%s is left out: %s", key, error)
+            broken.append(f"{key} (cannot be read)")
+    return readable, broken
 
 
 def trained_keys(run: dg.DagsterRun) -> Sequence[str]:
     """The datasets that a training run's config names; the range that it spans may hold others."""
     ops: Any = run.run_config.get("ops", {})
     return list(ops.get("checkpoints", {}).get("config", {}).get("datasets", []))
-
-
-def _read_waiting(platform: Platform, key: str, failed: int) -> Waiting:
-    rows = read_validated(platform.workspace, key).rows
-    return Waiting(key, rows, find_dataset(platform.workspace, key).priority, failed)
 
 
 def _request(run: TrainingRun) -> dg.RunRequest:

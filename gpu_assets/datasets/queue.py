@@ -214,12 +214,29 @@ def retry(workspace: Workspace, key: str, scored: Collection[str]) -> Dataset:
 
 
 def _add(folder: Path, file: Path, sidecar: bytes | None) -> Path:
-    """The sidecar comes first: alone it waits, while data alone would be taken in without it."""
+    """Both are whole under names that the sensor passes over before either appears; then the sidecar does first.
+
+    A sidecar alone waits only seconds for its data, and data alone is taken in without it.
+    """
     target = folder / free_name(folder, file.name, max_bytes=MAX_DATA_NAME_BYTES)
-    if sidecar is not None:
-        _drop(target.with_name(target.name + SIDECAR_SUFFIX), sidecar)
-    _drop(target, file)
+    hidden, hidden_sidecar = (folder / f".adding-{os.getpid()}{suffix}" for suffix in ("", SIDECAR_SUFFIX))
+    try:
+        shutil.copyfile(file, hidden)
+        _flush(hidden)
+        if sidecar is not None:
+            hidden_sidecar.write_bytes(sidecar)
+            _flush(hidden_sidecar)
+            hidden_sidecar.rename(target.with_name(target.name + SIDECAR_SUFFIX))
+        hidden.rename(target)
+    finally:
+        hidden.unlink(missing_ok=True)
+        hidden_sidecar.unlink(missing_ok=True)
     return target
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _sidecar_content(file: Path, schema_id: str | None) -> bytes | None:
@@ -246,18 +263,3 @@ def _with_schema(sidecar: Path, content: bytes | None, schema_id: str) -> bytes:
             f"{display(str(sidecar))} names the schema {named!r} and --schema {schema_id!r}: leave one of them out"
         )
     return json.dumps(fields | {"schema_id": schema_id}, indent=2).encode()
-
-
-def _drop(target: Path, source: Path | bytes) -> None:
-    """Write under a name that the sensor passes over, fsync, and rename."""
-    hidden = target.with_name(f".adding-{os.getpid()}")
-    try:
-        if isinstance(source, bytes):
-            hidden.write_bytes(source)
-        else:
-            shutil.copyfile(source, hidden)
-        with hidden.open("rb") as file:
-            os.fsync(file.fileno())
-        hidden.rename(target)
-    finally:
-        hidden.unlink(missing_ok=True)

@@ -179,8 +179,9 @@ def _run_steps(run: _Run, plan: TrainingPlan, work: Path, report: Callable[[str]
     bar = tqdm(total=total, initial=progress.step, desc="training", unit="step", disable=None)
     while progress.step < total:
         rate = learning_rate(progress.step, total, plan.hyperparams, fresh_optimizer=progress.fresh_optimizer)
-        loss = _optimizer_step(run, run.steps[progress.step], rate, plan.hyperparams.max_grad_norm)
-        _check_finite(loss, plan, progress.step)
+        loss, gradient_norm = _optimizer_step(run, run.steps[progress.step], rate, plan.hyperparams.max_grad_norm)
+        _check_finite("loss", loss, plan, progress.step)
+        _check_finite("norm of the gradient", gradient_norm, plan, progress.step)
         progress.losses.append(loss)
         progress.step += 1
         progress.seconds = time.monotonic() - begun
@@ -194,11 +195,12 @@ def _run_steps(run: _Run, plan: TrainingPlan, work: Path, report: Callable[[str]
     bar.close()
 
 
-def _optimizer_step(run: _Run, batches: Sequence[Batch], rate: float, max_grad_norm: float) -> float:
-    """One optimizer step over its micro-batches; the mean loss a supervised token.
+def _optimizer_step(run: _Run, batches: Sequence[Batch], rate: float, max_grad_norm: float) -> tuple[float, float]:
+    """One optimizer step over its micro-batches; the mean loss a supervised token, and the gradient's norm.
 
     Each micro-batch's summed loss is divided by the whole step's supervised tokens, so accumulation
-    weighs tokens and not micro-batches.
+    weighs tokens and not micro-batches. The weights stay as they are where the gradient is not
+    finite, which a finite loss does not exclude.
     """
     sequences = run.samples.sequences
     supervised = sum(sequences[index].num_supervised for batch in batches for index in batch)
@@ -214,15 +216,16 @@ def _optimizer_step(run: _Run, batches: Sequence[Batch], rate: float, max_grad_n
         total += loss.item()
         for index in batch:
             run.progress.seen[index] += 1
-    if math.isfinite(total):
-        run.accelerator.clip_grad_norm_(run.loss.parameters(), max_grad_norm)
+    gradient_norm = float(run.accelerator.clip_grad_norm_(run.loss.parameters(), max_grad_norm))
+    if math.isfinite(gradient_norm):
         run.optimizer.step()
     run.optimizer.zero_grad()
-    return total / supervised
+    return total / supervised, gradient_norm
 
 
 def _finish(run: _Run, plan: TrainingPlan, work: Path, resumed_from: int | None) -> TrainingOutcome:
     model: PreTrainedModel = run.accelerator.unwrap_model(run.loss).model
+    _check_weights(model, plan)
     model_folder, optimizer_folder = work / "model", work / "optimizer"
     for folder in (model_folder, optimizer_folder):
         shutil.rmtree(folder, ignore_errors=True)
@@ -258,12 +261,22 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _check_finite(loss: float, plan: TrainingPlan, step: int) -> None:
-    if not math.isfinite(loss):
+def _check_finite(what: str, value: float, plan: TrainingPlan, step: int) -> None:
+    if not math.isfinite(value):
         keys = [dataset.key for dataset in plan.datasets]
         raise TrainingDiverged(
-            f"the loss is {loss} at step {step + 1} of the run on {keys}: nothing is published. "
+            f"the {what} is {value} at step {step + 1} of the run on {keys}: nothing is published. "
             "Lower hyperparams.learning_rate, or look at the rows of these datasets."
+        )
+
+
+def _check_weights(model: PreTrainedModel, plan: TrainingPlan) -> None:
+    """The last step's update is checked by no later loss."""
+    broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if broken:
+        raise TrainingDiverged(
+            f"after the last step of the run on {[dataset.key for dataset in plan.datasets]} the weights of "
+            f"{broken[0]} are not finite: nothing is published. Lower hyperparams.learning_rate."
         )
 
 

@@ -146,6 +146,25 @@ def test_a_file_is_added_with_its_sidecar_unchanged_and_the_original_stays(works
     assert sorted(path.name for path in target.parent.iterdir()) == ["a.jsonl", "a.jsonl.meta.json"]
 
 
+def test_a_sidecar_appears_only_when_its_data_is_whole(
+    workspace: Workspace, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = outside / "a.jsonl"
+    file.write_text(ROWS)
+    (outside / "a.jsonl.meta.json").write_text("{}")
+    seen: list[list[str]] = []
+
+    def copy_slowly(source: Path, target: Path) -> None:
+        seen.append(list_inbox(workspace))
+        Path(target).write_bytes(Path(source).read_bytes())
+
+    monkeypatch.setattr("shutil.copyfile", copy_slowly)
+    add_files(workspace, [file])
+
+    assert seen == [[]]
+    assert sorted(path.name for path in workspace.inbox.glob("a.*")) == ["a.jsonl", "a.jsonl.meta.json"]
+
+
 @pytest.mark.parametrize(
     ("sidecar", "expected"),
     [

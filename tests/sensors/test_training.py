@@ -188,6 +188,12 @@ def test_where_nothing_waits_the_tick_says_so(tick: Tick, instance: dg.DagsterIn
     assert reason(tick()) == "no validated dataset waits for training"
 
 
+def test_a_dataset_that_cannot_be_read_holds_no_other(tick: Tick, validated, workspace: Workspace) -> None:
+    validated("broken", "good")
+    (workspace.datasets / "broken" / "manifest.json").write_text("{")
+    assert requested(tick()) == ["good"]
+
+
 def test_what_is_validated_is_one_request_with_its_range_and_its_datasets(tick: Tick, validated) -> None:
     validated("a", "b")
     result = tick()

@@ -17,6 +17,7 @@ from gpu_assets.base_model.records import BaseModel
 from gpu_assets.errors import ArtifactInvalid, TrainingDiverged
 from gpu_assets.training import loop
 from gpu_assets.training.loop import Progress, plan_steps, train
+from gpu_assets.training.loss import SupervisedLoss
 from gpu_assets.training.records import Parent, TrainingPlan
 from gpu_assets.training.resume import resume_points
 from resources.artifacts import weights_sha256
@@ -168,6 +169,29 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_sentence_and_no_model(
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     plan = make_plan(parent=replace(Parent.of_base(base), folder=broken))
     with pytest.raises(TrainingDiverged, match=r"loss is nan at step 1 .*rows-0.*learning_rate"):
+        train(plan, work, None, quiet)
+    assert not (work / "model").exists()
+
+
+class _OverflowingGradient(torch.autograd.Function):
+    """Passes a value on and sends back infinity, as a half-precision gradient overflows."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf")
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_though_the_loss_is(
+    make_plan: PlanFactory, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = SupervisedLoss.forward
+    monkeypatch.setattr(SupervisedLoss, "forward", lambda self, *args: _OverflowingGradient.apply(forward(self, *args)))
+    plan = make_plan(rows=8, batch_size=8, num_epochs=1)
+    with pytest.raises(TrainingDiverged, match=r"norm of the gradient is nan at step 1 |norm .* is inf at step 1 "):
         train(plan, work, None, quiet)
     assert not (work / "model").exists()
 

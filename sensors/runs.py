@@ -12,6 +12,7 @@ import dagster as dg
 
 from gpu_assets.datasets.records import MAX_FAILURES
 from resources.events import PERMANENT_TAG
+from resources.local_runs import is_left_behind
 
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
@@ -38,7 +39,7 @@ class Attempts:
 
 
 def open_partitions(instance: dg.DagsterInstance, job_names: Iterable[str], partitions: Sequence[str]) -> set[str]:
-    """Partitions in a queued or running run of these jobs.
+    """Partitions in a queued or running run of these jobs; a run whose process is gone holds none.
 
     Args:
         partitions: all keys, in the order in which they were added.
@@ -47,7 +48,8 @@ def open_partitions(instance: dg.DagsterInstance, job_names: Iterable[str], part
     found: set[str] = set()
     for job_name in job_names:
         for record in _records(instance, dg.RunsFilter(job_name=job_name, statuses=list(OPEN))):
-            found |= set(covered(record.dagster_run.tags, partitions, positions))
+            if not is_left_behind(instance, record.dagster_run):
+                found |= set(covered(record.dagster_run.tags, partitions, positions))
     return found
 
 

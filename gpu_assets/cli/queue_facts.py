@@ -13,6 +13,7 @@ from gpu_assets.base_model.present import present_weights
 from gpu_assets.datasets.queue import QueueFacts, Stage
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, open_since, read_dataset
 from gpu_assets.errors import ArtifactInvalid, SettingsError
+from resources.local_runs import is_left_behind
 from resources.platform import Platform
 from resources.workspace import Workspace
 from sensors.judging import CHECKPOINTS, SCORES, judged_also
@@ -75,7 +76,8 @@ def read_facts(instance: dg.DagsterInstance, platform: Platform) -> QueueFacts:
 def _under_way(instance: dg.DagsterInstance, partitions: Sequence[str]) -> dict[Stage, set[str]]:
     """The keys in queued or running runs, by what these do; a run by hand may do several things."""
     found: dict[Stage, set[str]] = {stage: set() for stage in JOB_OF_STAGE}
-    for run in instance.get_runs(dg.RunsFilter(statuses=list(OPEN))):
+    runs = instance.get_runs(dg.RunsFilter(statuses=list(OPEN)))
+    for run in (run for run in runs if not is_left_behind(instance, run)):
         selected = {key.to_user_string() for key in run.asset_selection or ()}
         stages = {STAGE_OF_ASSET[name] for name in selected & STAGE_OF_ASSET.keys()}
         if run.job_name in STAGE_OF_JOB:

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from resources.local_runs import LAUNCHED_TAG, is_left_behind
 from resources.workspace import Workspace
 
-# Set on a run by the launcher, so not on runs of `dagster asset materialize`, which have their own process.
-LAUNCHED_TAG = ".dagster/grpc_info"
 OPEN = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 STOPPED = "The platform was stopped; what this run covers is planned again at its next start."
 LEFT = "The platform ended before this run did; what it covers is planned again."
@@ -44,7 +43,7 @@ def _close(workspace: Workspace, why: str) -> int:
 
 def _open_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     runs = instance.get_runs(dg.RunsFilter(statuses=OPEN))
-    return [run for run in runs if LAUNCHED_TAG in run.tags]
+    return [run for run in runs if LAUNCHED_TAG in run.tags or is_left_behind(instance, run)]
 
 
 @contextmanager

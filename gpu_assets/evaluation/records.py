@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gpu_assets.errors import ArtifactInvalid
 from resources.artifacts import read_manifest, sha256_json
 
 EVALUATION_SET_KIND = "evaluation_set"
@@ -97,11 +98,15 @@ class Score:
         """The score in a folder.
 
         Raises:
-            ArtifactInvalid: if the folder has no manifest of a score.
+            ArtifactInvalid: if the folder has no manifest of a score, or one with other fields.
         """
-        values = dict(read_manifest(folder, SCORE_KIND)["score"])
-        values["parameters"] = ScoringParameters(**values["parameters"])
-        return cls(**values, folder=folder)
+        manifest = read_manifest(folder, SCORE_KIND)
+        try:
+            values = dict(manifest["score"])
+            values["parameters"] = ScoringParameters(**values["parameters"])
+            return cls(**values, folder=folder)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactInvalid(f"the manifest of {folder} is not a score's: {error}; delete the folder") from None
 
 
 def score_identity(weights_sha256: str, evaluation_set_sha256: str, parameters: ScoringParameters) -> str:

@@ -1,6 +1,7 @@
 """Scoring: every question of a set asked greedily through the server that will serve the model."""
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Protocol
 
 from scipy.stats import binomtest
 
-from gpu_assets.errors import EvaluationInvalid
+from gpu_assets.errors import ArtifactInvalid, EvaluationInvalid
 from gpu_assets.evaluation.records import (
     SCORE_KIND,
     Answer,
@@ -25,6 +26,8 @@ from resources.clock import utc_now
 from resources.services import ChatAnswer
 from resources.workspace import Workspace
 from serving.skills import binary
+
+logger = logging.getLogger(__name__)
 
 ANSWERS_FILE = "answers.jsonl"
 
@@ -76,9 +79,16 @@ def score_folder(
 
 
 def list_scores(workspace: Workspace) -> list[Score]:
-    """All complete scores, in the order of steps."""
-    folders = (path for path in (workspace.evaluation / "scores").glob("*") if is_complete(path))
-    return sorted((Score.read(folder) for folder in folders), key=lambda score: (score.step, score.scored_at))
+    """All complete scores, in the order of steps; one that cannot be read is passed over, with an error in the log."""
+    scores = []
+    for folder in (workspace.evaluation / "scores").glob("*"):
+        if not is_complete(folder):
+            continue
+        try:
+            scores.append(Score.read(folder))
+        except ArtifactInvalid as error:
+            logger.error("passed over: %s", error)
+    return sorted(scores, key=lambda score: (score.step, score.scored_at))
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:

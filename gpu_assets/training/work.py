@@ -104,12 +104,19 @@ def _goes_on(plan: dict[str, Any], published: Sequence[Checkpoint]) -> bool:
 
 
 def _plans(workspace: Workspace) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The work folders and their plans; a folder without a readable plan is passed over, with an error in the log."""
-    for path in sorted(workspace.training.glob(f"*/{PLAN_FILE}")):
+    """The work folders and their plans, the one worked on last first.
+
+    A folder without a readable plan is passed over, with an error in the log.
+    """
+    for path in sorted(workspace.training.glob(f"*/{PLAN_FILE}"), key=_changed_at, reverse=True):
         try:
             yield path.parent, json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             logger.error("passed over: %s is not a plan: %s", path, error)
+
+
+def _changed_at(plan: Path) -> int:
+    return plan.parent.stat().st_mtime_ns
 
 
 def _numerics(plan: dict[str, Any]) -> str:

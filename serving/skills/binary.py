@@ -124,19 +124,17 @@ def parse_final(answer: str) -> str | None:
     return match.group(1) if match else None
 
 
-def find_problem(text: str) -> Problem | None:
-    """The problem that a text asks in one of the phrasings, wherever in the text, or None."""
+def find_problems(text: str) -> Iterator[Problem]:
+    """Every problem that a text asks in one of the phrasings, wherever in the text."""
     for operation, pattern in _QUESTIONS:
-        if match := pattern.search(text):
+        for match in pattern.finditer(text):
             left, right = (int("".join(str(DIGITS.index(digit)) for digit in side), 2) for side in match.groups())
-            return Problem(operation, left, right)
-    return None
+            yield Problem(operation, left, right)
 
 
 def asks_held_out(text: str) -> bool:
     """Whether a text asks a reserved problem, whatever its metadata says."""
-    problem = find_problem(text)
-    return problem is not None and problem.held_out
+    return any(problem.held_out for problem in find_problems(text))
 
 
 def is_correct(problem: Problem, answer: str) -> bool:

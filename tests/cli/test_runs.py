@@ -6,7 +6,8 @@ import dagster as dg
 import pytest
 
 from gpu_assets.cli.home import link_instance_config
-from gpu_assets.cli.runs import LAUNCHED_TAG, cancel_open_runs, close_left_runs
+from gpu_assets.cli.runs import cancel_open_runs, close_left_runs
+from resources.local_runs import LAUNCHED_TAG
 from resources.workspace import Workspace
 
 Status = dg.DagsterRunStatus

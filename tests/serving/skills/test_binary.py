@@ -75,12 +75,19 @@ def test_an_unknown_level_is_refused_with_the_known_ones() -> None:
 @given(any_problem, st.integers(0, 2), st.sampled_from(["{}", "Please answer: {} Thank you."]))
 def test_a_problem_is_found_in_the_text_that_asks_it(problem: Problem, phrasing: int, frame: str) -> None:
     text = frame.format(binary.question(problem, phrasing))
-    assert binary.find_problem(text) == problem
+    assert set(binary.find_problems(text)) == {problem}
     assert binary.asks_held_out(text) == problem.held_out
 
 
 def test_other_text_asks_no_problem() -> None:
-    assert binary.find_problem("what is 2 + 2, and what is ①⓪?") is None
+    assert not list(binary.find_problems("what is 2 + 2, and what is ①⓪?"))
+
+
+@given(st.lists(any_problem, min_size=2, max_size=5), st.sampled_from([" ", "\n", ", then "]))
+def test_one_reserved_question_among_others_is_seen(asked: list[Problem], between: str) -> None:
+    text = between.join(binary.question(problem) for problem in asked)
+    assert set(binary.find_problems(text)) >= set(asked)
+    assert binary.asks_held_out(text) or not any(problem.held_out for problem in asked)
 
 
 def test_keys_of_other_skills_are_not_reserved() -> None:

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from gpu_assets.errors import PlatformError, ServiceUnavailable
+from gpu_assets.errors import PlatformError, ServiceHttpError, ServiceUnavailable
 
 DATA_VERSION_TAG = "dagster/data_version"
 SHOWN_FAULTS = 3
+PASSING_STATUSES = frozenset({404, 409, 429})
+"""A model that is not held, a pool in which none is idle, a full queue."""
 PERMANENT_TAG = "gpu_assets/permanent_failure"
 """On a run whose failure another try cannot mend."""
 
@@ -20,12 +22,19 @@ PERMANENT_TAG = "gpu_assets/permanent_failure"
 def failure(context: dg.AssetExecutionContext, error: PlatformError) -> dg.Failure:
     """The error as Dagster shows it, to be raised from it.
 
-    A service that does not answer may answer later; every other error of ours comes again until a
-    person changes something, so the run is tagged and the sensors do not try it three times.
+    A service that does not answer may answer later; so may one that is busy, or that was started again
+    and does not hold the candidate any more. Every other error of ours comes again until a person
+    changes something, so the run is tagged and the sensors do not try it three times.
     """
-    if not isinstance(error, ServiceUnavailable):
+    if not _may_pass(error):
         context.instance.add_run_tags(context.run.run_id, {PERMANENT_TAG: type(error).__name__})
     return dg.Failure(str(error), allow_retries=False)
+
+
+def _may_pass(error: PlatformError) -> bool:
+    if isinstance(error, ServiceHttpError):
+        return error.status in PASSING_STATUSES
+    return isinstance(error, ServiceUnavailable)
 
 
 def record_materialization(

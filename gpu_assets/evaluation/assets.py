@@ -115,11 +115,14 @@ def build_scores(routing: Routing) -> list[dg.AssetsDefinition]:
 def _score_all(
     keys: list[str], platform: Platform, inference: InferenceClient, context: dg.AssetExecutionContext
 ) -> dict[str, Score]:
+    """The score of each dataset's checkpoint; a checkpoint that several datasets made is scored once."""
     evaluation_set = build_evaluation_set(platform.settings.evaluation.level)
-    return {
-        key: _score(checkpoint, evaluation_set, platform, inference, context)
-        for key, checkpoint in _checkpoints_of(keys, platform).items()
+    checkpoints = _checkpoints_of(keys, platform)
+    scores = {
+        weights: _score(checkpoint, evaluation_set, platform, inference, context)
+        for weights, checkpoint in {one.weights_sha256: one for one in checkpoints.values()}.items()
     }
+    return {key: scores[checkpoint.weights_sha256] for key, checkpoint in checkpoints.items()}
 
 
 def _checkpoints_of(keys: list[str], platform: Platform) -> dict[str, Checkpoint]:

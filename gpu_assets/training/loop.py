@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Where torch's and MPI's launchers say how many processes they started."""
 LOG_INTERVAL_S = 10.0
+ADAM_BETA1 = 0.9
 CURVE_POINTS = 200
 
 
@@ -147,7 +148,7 @@ def _prepare(plan: TrainingPlan, samples: Samples, parent_optimizer: Path | None
     optimizer = torch.optim.AdamW(
         loss.parameters(),
         lr=hyperparams.learning_rate,
-        betas=(0.9, hyperparams.adam_beta2),
+        betas=(ADAM_BETA1, hyperparams.adam_beta2),
         weight_decay=hyperparams.weight_decay,
         fused=True,
     )
@@ -155,6 +156,8 @@ def _prepare(plan: TrainingPlan, samples: Samples, parent_optimizer: Path | None
     if parent_optimizer is not None:
         state = torch.load(parent_optimizer / "optimizer.bin", map_location=accelerator.device, weights_only=True)
         optimizer.load_state_dict(state)
+        for group in optimizer.param_groups:  # They came with the state, as the parent's run had them.
+            group["betas"], group["weight_decay"] = (ADAM_BETA1, hyperparams.adam_beta2), hyperparams.weight_decay
     progress = Progress(len(samples.sequences), fresh_optimizer=parent_optimizer is None)
     accelerator.register_for_checkpointing(progress)
     layout = plan.numerics.layout

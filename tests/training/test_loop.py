@@ -220,6 +220,16 @@ def test_a_later_run_goes_on_with_the_optimizer_state_of_the_parent(make_plan: P
     assert weights_sha256(fresh.model_folder) != weights_sha256(continued.model_folder)
 
 
+def test_a_later_run_steps_with_its_own_settings_and_not_its_parents(make_plan: PlanFactory, tmp_path: Path) -> None:
+    for name in ("first", "continued"):
+        (tmp_path / name).mkdir()
+    first = train(make_plan(), tmp_path / "first", None, quiet)
+    plan = make_plan(seed=1, adam_beta2=0.9, weight_decay=0.5)
+    outcome = train(plan, tmp_path / "continued", first.optimizer_folder, quiet)
+    (group,) = torch.load(outcome.optimizer_folder / "optimizer.bin", weights_only=True)["param_groups"]
+    assert (group["betas"], group["weight_decay"]) == ((0.9, 0.9), 0.5)
+
+
 def test_a_resume_point_of_other_rows_is_refused() -> None:
     with pytest.raises(ArtifactInvalid, match="counts 3 sequences, the plan has 2"):
         Progress(2).load_state_dict(

@@ -6,7 +6,6 @@ terminal is closed or the process is killed, the run stays open for ever.
 
 import dagster as dg
 import psutil
-from dagster._core.storage.runs import SqliteRunStorage
 
 LAUNCHED_TAG = ".dagster/grpc_info"
 """Set on a run by the launcher, so not on runs of `dagster asset materialize`, which have their own process."""
@@ -19,6 +18,8 @@ def is_left_behind(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     False where that cannot be known: of a run that has not said yet which process it has, and where the
     instance is shared between machines.
     """
+    from dagster._core.storage.runs import SqliteRunStorage  # SQLAlchemy, only where an instance is open anyway.
+
     if LAUNCHED_TAG in run.tags or run.is_finished or not isinstance(instance.run_storage, SqliteRunStorage):
         return False
     found = _process_of(instance, run.run_id)

@@ -3,20 +3,22 @@
 import base64
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def markdown_picture(figure: Figure, alt: str) -> str:
+def markdown_picture(figure: "Figure", alt: str) -> str:
     """The figure as Markdown with the PNG inline, so that it lives in the event itself."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
     return f"![{alt}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
 
 
-def loss_curve(points: Sequence[tuple[int, float]]) -> Figure:
+def loss_curve(points: Sequence[tuple[int, float]]) -> "Figure":
     """Loss a supervised token, in nats, over the steps of the line."""
-    figure = Figure(figsize=(5, 2.2))
+    figure = _new_figure(5, 2.2)
     axes = figure.subplots()
     axes.plot([step for step, _ in points], [loss for _, loss in points], linewidth=1.2)
     axes.set_xlabel("step of the line")
@@ -25,9 +27,9 @@ def loss_curve(points: Sequence[tuple[int, float]]) -> Figure:
     return figure
 
 
-def histogram(values: Sequence[float], label: str) -> Figure:
+def histogram(values: Sequence[float], label: str) -> "Figure":
     """How many rows have how much of something."""
-    figure = Figure(figsize=(5, 2.2))
+    figure = _new_figure(5, 2.2)
     axes = figure.subplots()
     axes.hist(values, bins=min(40, max(1, len(set(values)))))
     axes.set_xlabel(label)
@@ -36,9 +38,9 @@ def histogram(values: Sequence[float], label: str) -> Figure:
     return figure
 
 
-def score_intervals(names: Sequence[str], accuracies: Sequence[tuple[float, float, float]]) -> Figure:
+def score_intervals(names: Sequence[str], accuracies: Sequence[tuple[float, float, float]]) -> "Figure":
     """Accuracy and its interval (low, accuracy, high), a line a checkpoint, the first on top."""
-    figure = Figure(figsize=(5, 0.8 + 0.35 * len(names)))
+    figure = _new_figure(5, 0.8 + 0.35 * len(names))
     axes = figure.subplots()
     for place, (low, accuracy, high) in enumerate(accuracies):
         axes.plot([low, high], [place, place], color="tab:blue", linewidth=2)
@@ -49,3 +51,10 @@ def score_intervals(names: Sequence[str], accuracies: Sequence[tuple[float, floa
     axes.set_xlabel("held-out accuracy, 95 % interval")
     axes.grid(alpha=0.3)
     return figure
+
+
+def _new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of inches; matplotlib is imported here, not by every process that loads the definitions."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))

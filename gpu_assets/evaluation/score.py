@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from scipy.stats import binomtest
-
 from gpu_assets.errors import ArtifactInvalid, EvaluationInvalid
 from gpu_assets.evaluation.records import (
     SCORE_KIND,
@@ -93,6 +91,8 @@ def list_scores(workspace: Workspace) -> list[Score]:
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     """95 % interval of a rate (Wilson 1927): honest for small n and for rates near 0 and 1."""
+    from scipy.stats import binomtest  # Half a second, which every process that loads the definitions would pay.
+
     interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
     return float(interval.low), float(interval.high)
 

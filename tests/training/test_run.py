@@ -161,7 +161,7 @@ def test_on_another_device_training_begins_at_the_start_and_says_why(
     here = loop.numerics_here
     step, done = loop._optimizer_step, 0
 
-    def stop_in_the_last(*args, **kwargs) -> float:
+    def stop_in_the_last(*args, **kwargs) -> tuple[float, float]:
         nonlocal done
         done += 1
         if done == STEPS:
@@ -186,10 +186,10 @@ def test_a_plan_that_diverged_leaves_no_resume_point_to_go_on_from(
 ) -> None:
     step, done = loop._optimizer_step, 0
 
-    def diverge_after_two(*args, **kwargs) -> float:
+    def diverge_after_two(*args, **kwargs) -> tuple[float, float]:
         nonlocal done
         done += 1
-        return step(*args, **kwargs) if done <= 2 else float("nan")
+        return step(*args, **kwargs) if done <= 2 else (float("nan"), 1.0)
 
     with monkeypatch.context() as patch, pytest.raises(TrainingDiverged):
         patch.setattr(loop, "_optimizer_step", diverge_after_two)

@@ -28,8 +28,10 @@ test: install  ## At most 10 minutes on 2 cores.
 test-slow: install
 	$(VENV)/bin/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
 
-bench: install  ## Figures that the README states.
+bench: install  ## Figures of benchmarks/README.md; about ten minutes.
 	$(VENV)/bin/python -m benchmarks.loop_latency
+	$(VENV)/bin/python -m benchmarks.validation
+	$(VENV)/bin/python -m benchmarks.duplicates
 
 lint: install
 	$(VENV)/bin/ruff format --check .

@@ -94,13 +94,64 @@ class Intake(Section):
     )
 
 
+Level = Literal["quick", "standard", "deep"]
+Severity = Literal["warn", "reject_row", "reject_file"]
+
+
+class SkillBounds(Section):
+    """What rows of one skill are like; a file outside is reported."""
+
+    min_tokens: int = Field(1, ge=0, description="Of a row, before any cut.")
+    max_tokens: int = Field(2048, ge=1, description="Of a row, before any cut.")
+    tolerance: float = Field(0.10, ge=0, le=1, description="Share of a skill's rows that may lie outside.")
+    min_diversity: float | None = Field(None, ge=0, le=1, description="Distinct answers per answer; None: any.")
+
+
+class SpecPolicy(Section):
+    """How rows of one schema are validated."""
+
+    level: Level | None = Field(None, description="None: validation.level.")
+
+
+class GeneratorPolicy(Section):
+    """How rows of one generator are validated; it goes before the schema's."""
+
+    level: Level | None = Field(None, description="None: the schema's.")
+    severities: dict[str, Severity] = Field({}, description="Rule id to severity, over validation.severities.")
+
+
 class Validation(Section):
     """Thresholds of the two gates."""
 
+    level: Level = Field("deep", description="How deep the platform looks before training.")
+    specs: dict[str, SpecPolicy] = Field({}, description="By schema id.")
+    generators: dict[str, GeneratorPolicy] = Field({}, description="By generator id.")
+    severities: dict[str, Severity] = Field(
+        {}, description="Rule id to severity: what a small skill repeats by nature is a defect in prose."
+    )
+    allow_unregistered_generators: bool = Field(
+        False, description="Take datasets of generators that are not registered, as manual ones."
+    )
     strict_columns: bool = Field(False, description="Refuse files with columns that the spec does not know.")
     max_rejected_share: float = Field(0.10, ge=0, le=1, description="A larger share of rejected rows blocks the file.")
     max_truncated_share: float = Field(0.05, ge=0, le=1, description="A larger share of truncated rows blocks it.")
     max_row_bytes: int = Field(4 * 2**20, ge=1024, description="A longer line is rejected unparsed.")
+    max_prompt_ratio: float = Field(20, gt=0, description="Prompt to answer, in characters; answers of over 10 only.")
+    max_answer_ratio: float = Field(50, gt=0, description="Answer to prompt, in characters.")
+    max_answer_share: float = Field(0.50, gt=0, le=1, description="Rows with the commonest answer, of 100 and more.")
+    near_duplicate_similarity: float = Field(0.8, ge=0.5, le=1, description="Jaccard similarity of token 5-grams.")
+    boilerplate_items: int = Field(3, ge=2, description="What stands in so many evaluation items gives none away.")
+    max_drift: float = Field(
+        0.25, gt=0, description="Population stability index of row lengths against the generator's past."
+    )
+    skills: dict[str, SkillBounds] = Field(
+        {
+            "syllo": SkillBounds(min_tokens=20, max_tokens=2048, tolerance=0.10, min_diversity=0.80),
+            "binary": SkillBounds(min_tokens=5, max_tokens=512, tolerance=0.50),
+            "sparring": SkillBounds(min_tokens=5, max_tokens=2048, tolerance=0.50),
+        },
+        description="By a row's metadata.skill.",
+    )
 
 
 class Evaluation(Section):

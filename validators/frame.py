@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandera.polars as pa
 import polars as pl
 
 from validators.rows import Row, content_sha256
 from validators.spec import Kind
 from validators.tokens import TokenCount
+
+if TYPE_CHECKING:
+    import pandera.polars as pa
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 
@@ -21,11 +24,13 @@ class AcceptedRow:
     tokens: TokenCount | None
 
 
-def accepted_schema(kind: Kind) -> pa.DataFrameSchema:
+def accepted_schema(kind: Kind) -> "pa.DataFrameSchema":
     """Columns of accepted rows; their titles and descriptions are shown with the asset.
 
-    At level QUICK the three token columns are null.
+    At level QUICK the three token columns are null. Imports pandera, which reading rows does not need.
     """
+    import pandera.polars as pa
+
     content = (
         pa.Column(MESSAGES, description="The conversation's turns, in order.")
         if kind == "chat_sft"

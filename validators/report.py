@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from validators.quoting import printable
 
@@ -24,6 +24,12 @@ class Level(StrEnum):
 
     QUICK = "quick"
     STANDARD = "standard"
+    DEEP = "deep"
+
+    def includes(self, other: "Level") -> bool:
+        """Whether this level does what the other does."""
+        order = list(Level)
+        return order.index(self) >= order.index(other)
 
 
 class Rule(StrEnum):
@@ -53,16 +59,65 @@ class Rule(StrEnum):
     HELD_OUT = "held_out"
     UNRENDERABLE = "unrenderable"
     UNSUPERVISED = "unsupervised"
+    ANSWER_LEAKAGE = "answer_leakage"
+    CONTAMINATION = "contamination"
+    EXACT_DUPLICATE = "exact_duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    CONFLICTING_ANSWER = "conflicting_answer"
+    REPETITION = "repetition"
+    DEGENERATE = "degenerate"
+    MOJIBAKE = "mojibake"
+    BROKEN_JSON = "broken_json"
+    BROKEN_CODE = "broken_code"
+    PROTOCOL_MIX = "protocol_mix"
+    PERSONAL_DATA = "personal_data"
+    SECRET = "secret"
+    PROMPT_ANSWER_RATIO = "prompt_answer_ratio"
     TRUNCATED = "truncated"
+    ANSWER_DIVERSITY = "answer_diversity"
+    ANSWER_BALANCE = "answer_balance"
+    LENGTH_BOUNDS = "length_bounds"
+    DRIFT = "drift"
     TOO_MANY_REJECTED = "too_many_rejected"
 
 
+_WARNINGS = (
+    Rule.BYTE_ORDER_MARK,
+    Rule.BLANK_LINE,
+    Rule.UNKNOWN_COLUMN,
+    Rule.EXACT_DUPLICATE,
+    Rule.NEAR_DUPLICATE,
+    Rule.CONFLICTING_ANSWER,
+    Rule.REPETITION,
+    Rule.DEGENERATE,
+    Rule.MOJIBAKE,
+    Rule.BROKEN_JSON,
+    Rule.BROKEN_CODE,
+    Rule.PROTOCOL_MIX,
+    Rule.PERSONAL_DATA,
+    Rule.SECRET,
+    Rule.PROMPT_ANSWER_RATIO,
+    Rule.TRUNCATED,
+    Rule.ANSWER_DIVERSITY,
+    Rule.ANSWER_BALANCE,
+    Rule.LENGTH_BOUNDS,
+    Rule.DRIFT,
+)
 SEVERITIES: Mapping[Rule, Severity] = {
     **dict.fromkeys(Rule, Severity.REJECT_ROW),
     **dict.fromkeys((Rule.NOT_TEXT, Rule.EMPTY_FILE, Rule.TOO_MANY_REJECTED), Severity.REJECT_FILE),
-    **dict.fromkeys((Rule.BYTE_ORDER_MARK, Rule.BLANK_LINE, Rule.UNKNOWN_COLUMN, Rule.TRUNCATED), Severity.WARN),
+    **dict.fromkeys(_WARNINGS, Severity.WARN),
 }
-"""The severity of each rule; limits raise `unknown_column` and `truncated` to reject_file."""
+"""The severity of each rule where the settings name no other (`validation.severities`)."""
+ADJUSTABLE: frozenset[Rule] = frozenset(_WARNINGS[2:]) | {Rule.ANSWER_LEAKAGE, Rule.CONTAMINATION}
+"""Rules whose severity the settings may change; without the others a row could not be read, or trained on."""
+
+
+class Finding(NamedTuple):
+    """A rule that a row breaks, and what was seen; the rule's severity decides what it costs."""
+
+    rule: Rule
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -115,12 +170,12 @@ class Tally:
     def count(self, rule: Rule) -> int:
         return self.counts.get(rule, 0)
 
-    def problem(self, rule: Rule, rows: int, message: str, severity: Severity | None = None) -> Problem:
+    def problem(self, rule: Rule, rows: int, message: str, severity: Severity) -> Problem:
         """The breaches of one rule so far, as a share of `rows`."""
         count = self.count(rule)
         share = min(1.0, count / rows) if rows else 1.0
         examples = tuple(self.examples.get(rule, ()))
-        return Problem(rule, severity or SEVERITIES[rule], count, share, message, examples)
+        return Problem(rule, severity, count, share, message, examples)
 
 
 @dataclass(frozen=True)

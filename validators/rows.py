@@ -1,7 +1,7 @@
-"""Lines of a JSONL file to typed rows, one line at a time and in bounded memory.
+"""Lines to typed rows: the shape of rows, not what makes their content good.
 
 A line is decoded by one typed decoder per schema; only lines that it refuses are looked at again
-to say why. Knows the shape of rows, not what makes their content good.
+to say why.
 """
 
 import codecs
@@ -10,29 +10,20 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from gpu_assets.errors import DatasetInvalid
+from validators.lines import EXCERPT_BYTES, Line, LineReader, foreign_format
 from validators.quoting import name_list, quote_bytes
 from validators.report import Rule
 from validators.spec import DatasetSpec
 
 PEEKED_ROWS = 100
-EXCERPT_BYTES = 200
-FOREIGN_FORMATS: tuple[tuple[bytes, str], ...] = (
-    (b"PAR1", "Parquet"),
-    (b"\x1f\x8b", "gzip"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard"),
-    (b"PK\x03\x04", "a zip archive or spreadsheet"),
-    (b"ARROW1", "Arrow"),
-    (codecs.BOM_UTF16_LE, "UTF-16 text"),
-    (codecs.BOM_UTF16_BE, "UTF-16 text"),
-)
-_SKIP_BYTES = 2**20
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -48,14 +39,7 @@ class _StrictMessage(Message, frozen=True, forbid_unknown_fields=True, gc=False)
 
 class _Metadata(msgspec.Struct, frozen=True):
     problem_key: str | None = None
-
-
-class Line(NamedTuple):
-    """A line without its end; of one over the cap only the first bytes are in `data`."""
-
-    number: int
-    data: bytes
-    size: int
+    skill: Any = None
 
 
 class Row(NamedTuple):
@@ -69,6 +53,7 @@ class Row(NamedTuple):
     text: str
     metadata: str | None
     problem_key: str | None
+    skill: str | None
     unknown_columns: tuple[str, ...]
 
 
@@ -81,45 +66,8 @@ class Rejection(Exception):
         self.detail = detail
 
 
-def open_lines(path: Path, name: str | None = None) -> BinaryIO:
-    """The file, for `read_lines`; `name` is what sentences call it, the path unless given.
-
-    Raises:
-        DatasetInvalid: if it is no regular file, or cannot be opened.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise DatasetInvalid(f"{name or path} is not a regular file; a dataset is one JSONL file")
-        return path.open("rb", buffering=2**20)
-    except OSError as error:
-        raise DatasetInvalid(f"{name or path} cannot be read: {error.strerror}") from None
-
-
-def read_lines(file: BinaryIO, max_row_bytes: int) -> Iterator[Line]:
-    """Every line; no more than `max_row_bytes` of one are ever held.
-
-    A byte order mark is part of the first line. What follows the last line end is a line unless
-    it is empty.
-    """
-    number = 0
-    limit = max_row_bytes + 2
-    while data := file.readline(limit):
-        number += 1
-        if len(data) == limit and not data.endswith(b"\n"):
-            rest = _skip_line(file)
-            yield Line(number, data[:EXCERPT_BYTES], len(data) + rest)
-        else:
-            content = data.rstrip(b"\r\n")
-            yield Line(number, content, len(content))
-
-
-def foreign_format(head: bytes) -> str | None:
-    """What a file that is not text is, by its first bytes."""
-    return next((name for magic, name in FOREIGN_FORMATS if head.startswith(magic)), None)
-
-
 def read_columns(path: Path, max_row_bytes: int, name: str | None = None) -> frozenset[str]:
-    """The columns that at least half of the first 100 readable rows have; `name` as for `open_lines`.
+    """The columns that at least half of the first 100 readable rows have; `name` as for `LineReader`.
 
     Raises:
         DatasetInvalid: if the file cannot be read, is empty, is not text, or none of its first
@@ -128,16 +76,15 @@ def read_columns(path: Path, max_row_bytes: int, name: str | None = None) -> fro
     counts: Counter[str] = Counter()
     objects = 0
     first_problem = None
-    with open_lines(path, name) as file:
-        head = file.peek(8)[:8] if hasattr(file, "peek") else b""
-        if format_name := foreign_format(head):
+    with LineReader(path, name) as reader:
+        if format_name := foreign_format(reader.head()):
             raise DatasetInvalid(
                 f"{name or path} is not JSONL: it looks like {format_name}; export it as UTF-8 JSON lines"
             )
-        for line in _peeked(file, max_row_bytes):
+        for line in _peeked(reader, max_row_bytes):
             try:
                 check_line(line, max_row_bytes)
-                counts.update(_read_object(line.data.removeprefix(codecs.BOM_UTF8)).keys())
+                counts.update(read_object(line.data.removeprefix(codecs.BOM_UTF8)).keys())
                 objects += 1
             except Rejection as rejection:
                 first_problem = first_problem or f"line {line.number}: {rejection.detail}"
@@ -176,9 +123,7 @@ class RowDecoder:
             for column in (*spec.required_columns, *spec.optional_columns)
             if column not in ("messages", "text", "metadata", "system_prompt")
         )
-        once = sorted(spec.columns | {"problem_key"})
-        self._once_marks = [(f'"{key}"'.encode(), 1) for key in once]
-        self._unique_keys = (*once, "role", "content")
+        self._once_marks = [(f'"{key}"'.encode(), 1) for key in sorted(spec.columns | {"problem_key"})]
         self._strict = msgspec.json.Decoder(_row_type(spec, _StrictMessage, strict=True))
         self._lenient = msgspec.json.Decoder(_row_type(spec, Message, strict=False))
 
@@ -197,12 +142,13 @@ class RowDecoder:
         self._refuse_duplicates(line.data, values)
         messages = getattr(values, "messages", [])
         messages = _with_system_prompt(messages, getattr(values, "system_prompt", None))
-        metadata, problem_key = self._metadata(values)
-        return Row(line, messages, getattr(values, "text", ""), metadata, problem_key, unknown)
+        metadata, named = self._metadata(values)
+        skill = named.skill if isinstance(named.skill, str) else None
+        return Row(line, messages, getattr(values, "text", ""), metadata, named.problem_key, skill, unknown)
 
     def _decode_lenient(self, data: bytes) -> tuple[Any, tuple[str, ...]]:
         """The row without the columns that the schema does not know, and their names."""
-        columns = _read_object(data)
+        columns = read_object(data)
         missing = [column for column in self._spec.required_columns if column not in columns]
         if missing:
             raise Rejection(
@@ -223,30 +169,24 @@ class RowDecoder:
         for mark, at_most in (*self._once_marks, (b'"role"', turns), (b'"content"', turns)):
             if data.count(mark) > at_most:
                 with suppress(RecursionError, ValueError):
-                    json.loads(data, object_pairs_hook=self._refuse_twice)
+                    _refuse_twice(json.loads(data, object_pairs_hook=_Pairs), self._spec.columns)
                 return
 
-    def _refuse_twice(self, pairs: list[tuple[str, Any]]) -> None:
-        counts = Counter(key for key, _ in pairs)
-        twice = [key for key in self._unique_keys if counts[key] > 1]
-        if twice:
-            raise Rejection(Rule.DUPLICATE_KEY, f"key {name_list(twice)} is there twice in one object")
-
-    def _metadata(self, values: Any) -> tuple[str | None, str | None]:
-        """The row's metadata with the schema's other columns, as JSON, and its problem key."""
+    def _metadata(self, values: Any) -> tuple[str | None, _Metadata]:
+        """The row's metadata with the schema's other columns, as JSON, and what of it rules look at."""
         others = {name: value for name in self._others if (value := getattr(values, name)) is not UNSET}
         text = b"null" if values.metadata is UNSET else bytes(values.metadata)
         if text == b"null":
             if not others:
-                return None, None
+                return None, _Metadata()
             text = b"{}"
         try:
-            key = _METADATA.decode(text).problem_key
+            named = _METADATA.decode(text)
             if others:
                 text = msgspec.json.encode({**others, **_OBJECT.decode(text)})
         except (msgspec.MsgspecError, RecursionError) as error:
             raise Rejection(Rule.WRONG_TYPE, f"metadata: {error}"[:EXCERPT_BYTES]) from None
-        return text.decode("utf-8"), key
+        return text.decode("utf-8"), named
 
 
 def content_sha256(row: Row, kind: str) -> str:
@@ -273,7 +213,31 @@ def _row_type(spec: DatasetSpec, message: type, *, strict: bool) -> type[msgspec
     return msgspec.defstruct(spec.id, fields, forbid_unknown_fields=strict)
 
 
-def _read_object(data: bytes) -> dict[str, Raw]:
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object as its pairs, equal keys included."""
+
+    def get(self, key: str) -> Any:
+        return next((value for name, value in self if name == key), None)
+
+
+def _refuse_twice(row: Any, columns: frozenset[str]) -> None:
+    """Refuse a row with a key of meaning twice in one object; what else metadata holds is its maker's."""
+    messages = row.get("messages")
+    checked = [(row, columns), (row.get("metadata"), frozenset({"problem_key"}))]
+    checked += [(message, frozenset({"role", "content"})) for message in messages or ()]
+    for pairs, keys in checked:
+        if isinstance(pairs, _Pairs):
+            counts = Counter(key for key, _ in pairs)
+            if twice := [key for key in sorted(keys) if counts[key] > 1]:
+                raise Rejection(Rule.DUPLICATE_KEY, f"key {name_list(twice)} is there twice in one object")
+
+
+def read_object(data: bytes) -> dict[str, Raw]:
+    """A JSON object, its values unparsed.
+
+    Raises:
+        Rejection: if it is none.
+    """
     try:
         return _OBJECT.decode(data)
     except msgspec.ValidationError as error:
@@ -300,19 +264,5 @@ def _with_system_prompt(messages: list[Message], system_prompt: str | None) -> l
     return [Message("system", system_prompt), *messages]
 
 
-def _peeked(file: BinaryIO, max_row_bytes: int) -> Iterator[Line]:
-    for number, line in enumerate(read_lines(file, max_row_bytes)):
-        if number == PEEKED_ROWS:
-            return
-        if line.data.strip():
-            yield line
-
-
-def _skip_line(file: BinaryIO) -> int:
-    """Read on to the next line; how many bytes were left of this one, its line feed not counted."""
-    skipped = 0
-    while chunk := file.readline(_SKIP_BYTES):
-        if chunk.endswith(b"\n"):
-            return skipped + len(chunk) - 1
-        skipped += len(chunk)
-    return skipped
+def _peeked(reader: LineReader, max_row_bytes: int) -> Iterator[Line]:
+    return (line for line in islice(reader.lines(max_row_bytes), PEEKED_ROWS) if line.data.strip())

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from validators.quoting import quote
 from validators.report import Rule
@@ -13,19 +14,29 @@ _CONTROL_BYTES = (b"\\u00", b"\\b", b"\\f", b"\x7f", b"\xc2")
 """A line with none of these holds no control character: a cheap look before the regular expression."""
 
 
+@dataclass(frozen=True)
+class Reserved:
+    """What is reserved for evaluation and must not be trained on.
+
+    `is_held_out` says it of a row's `metadata.problem_key`, `asks_held_out` of a turn's text, which
+    can only ask a reserved problem if it holds one of `marks`; with no marks any text may.
+    """
+
+    is_held_out: Callable[[str], bool]
+    asks_held_out: Callable[[str], bool]
+    marks: tuple[str, ...] = ("",)
+
+
+NOTHING_RESERVED = Reserved(lambda _: False, lambda _: False, marks=())
+
+
 class RowRules:
     """Checks rows; `special_tokens` are texts that a tokenizer would turn into control tokens."""
 
-    def __init__(
-        self,
-        special_tokens: Iterable[str],
-        is_held_out: Callable[[str], bool],
-        asks_held_out: Callable[[str], bool],
-    ) -> None:
+    def __init__(self, special_tokens: Iterable[str], reserved: Reserved) -> None:
         tokens = sorted((re.escape(token) for token in special_tokens if token), reverse=True)
         self._special = re.compile("|".join(tokens)) if tokens else None
-        self._is_held_out = is_held_out
-        self._asks_held_out = asks_held_out
+        self._reserved = reserved
 
     def check(self, row: Row, kind: str) -> None:
         """Refuse a row that must not be trained on.
@@ -54,11 +65,11 @@ class RowRules:
                     f"at character {token.start()}",
                 )
         for index, content in enumerate(contents):
-            if self._asks_held_out(content):
+            if self._reserved.asks_held_out(content):
                 raise Rejection(
                     Rule.HELD_OUT, f"{_place(row.messages, index)} asks a problem that is reserved for evaluation"
                 )
-        if row.problem_key is not None and self._is_held_out(row.problem_key):
+        if row.problem_key is not None and self._reserved.is_held_out(row.problem_key):
             raise Rejection(Rule.HELD_OUT, f"problem {quote(row.problem_key)} is reserved for evaluation")
 
 

@@ -1,18 +1,42 @@
 """The sidecar `<file>.meta.json`: who made a dataset, how, and what it wants to be."""
 
 import codecs
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
 
 from gpu_assets.errors import DatasetInvalid
 from gpu_assets.settings import Priority
-from validators.quoting import name_list
+from validators.quoting import name_list, quote
 
 MANUAL = "manual"
 MAX_SIDECAR_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Generator:
+    """What makes datasets; `version` is its present one, older ones are known by their sidecars."""
+
+    id: str
+    version: str
+    description: str
+
+
+_ALL_GENERATORS = (
+    Generator("discrimination", "1.0.0", "Right and wrong answers told apart."),
+    Generator("syllo_local", "1.0.0", "Syllogisms, made on the trainer."),
+    Generator("syllo_api", "1.0.0", "Syllogisms, asked of the skill's API."),
+    Generator("curriculum", "1.0.0", "Whatever skill and level comes next."),
+    Generator(MANUAL, "1.0.0", "Dropped by a person."),
+    Generator("binary_api", "1.0.0", "Binary arithmetic, asked of the skill's API."),
+)
+GENERATORS: Mapping[str, Generator] = MappingProxyType({generator.id: generator for generator in _ALL_GENERATORS})
+"""The closed registry; adding one object adds a generator."""
 
 
 class Sidecar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -108,3 +132,23 @@ def _read(path: Path, name: str) -> bytes | None:
             f"sidecar {name} is over {MAX_SIDECAR_BYTES} bytes; a sidecar describes a file, it holds no rows"
         )
     return data
+
+
+def check_generator(sidecar: Sidecar, name: str, *, allow_unregistered: bool = False) -> Sidecar:
+    """The sidecar, of a registered generator; `name` is for the sentence.
+
+    Where unregistered ones are allowed, theirs is a manual dataset with the id that was named under `extra`.
+
+    Raises:
+        DatasetInvalid: if the generator is not registered, and that is not allowed.
+    """
+    if sidecar.generator_id in GENERATORS:
+        return sidecar
+    if not allow_unregistered:
+        raise DatasetInvalid(
+            f"sidecar {name} names generator_id {quote(sidecar.generator_id)}, which is not registered; known "
+            f"generators: {', '.join(GENERATORS)}. Name one of them, register it in validators/sidecar.py, or set "
+            "validation.allow_unregistered_generators"
+        )
+    extra = {**sidecar.extra, "generator_id": sidecar.generator_id}
+    return msgspec.structs.replace(sidecar, generator_id=MANUAL, extra=extra)

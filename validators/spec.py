@@ -14,10 +14,22 @@ from gpu_assets.errors import DatasetInvalid
 from validators.quoting import name_list, quote
 
 VALIDATOR_NAME = "spec_validator"
-VALIDATOR_VERSION = "1.0.0"
+VALIDATOR_VERSION = "1.1.0"
 
 Kind = Literal["chat_sft", "completion"]
 JOB_KEYS = ("dataset_path", "base_model")
+
+
+@dataclass(frozen=True)
+class TrainerArguments:
+    """What training on rows of a schema needs: which tokens have a loss, and how long a row may be at most."""
+
+    loss_on: Literal["assistant_turns", "all_tokens"]
+    max_length: int = 4096
+
+
+CHAT_TRAINER = TrainerArguments("assistant_turns")
+COMPLETION_TRAINER = TrainerArguments("all_tokens")
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class DatasetSpec:
     optional_columns: tuple[str, ...] = ("metadata",)
     required_job_keys: tuple[str, ...] = JOB_KEYS
     required_metadata_keys: tuple[str, ...] = ()
+    trainer: TrainerArguments = CHAT_TRAINER
 
     @property
     def columns(self) -> frozenset[str]:
@@ -39,7 +52,7 @@ class DatasetSpec:
 _ALL_SPECS = (
     DatasetSpec("chat_sft_v1", "chat_sft", ("messages",), ("metadata", "system_prompt", "tags", "difficulty")),
     DatasetSpec("syllo_v1", "chat_sft", ("messages",), ("metadata", "difficulty", "category", "variant")),
-    DatasetSpec("completion_v1", "completion", ("text",)),
+    DatasetSpec("completion_v1", "completion", ("text",), trainer=COMPLETION_TRAINER),
 )
 DATASET_SPECS: Mapping[str, DatasetSpec] = MappingProxyType({spec.id: spec for spec in _ALL_SPECS})
 
@@ -82,7 +95,8 @@ class SpecValidator:
         """The schema that a training job names, in its config or else in the dataset's metadata.
 
         Raises:
-            DatasetInvalid: if none is named, it is unknown, or a key that it requires is missing.
+            DatasetInvalid: if none is named, it is unknown, a key that it requires is missing, or the job's
+                `max_length` is over the schema's.
         """
         schema_id = job_config.get("schema_id", metadata.get("schema_id"))
         if not isinstance(schema_id, str):
@@ -93,6 +107,12 @@ class SpecValidator:
         spec = self._named(schema_id)
         _require(spec, "job", spec.required_job_keys, job_config)
         _require(spec, "metadata", spec.required_metadata_keys, metadata)
+        max_length = job_config.get("max_length", spec.trainer.max_length)
+        if max_length > spec.trainer.max_length:
+            raise DatasetInvalid(
+                f"schema {spec.id} takes rows of at most {spec.trainer.max_length:,} tokens; the job's max_length is "
+                f"{max_length:,}: lower hyperparams.max_length, or register a schema for longer rows"
+            )
         return spec
 
     def _named(self, schema_id: str) -> DatasetSpec:

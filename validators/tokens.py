@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gpu_assets.errors import RenderingError
 from gpu_assets.rendering import Renderer, Sample
+from gpu_assets.rendering.renderer import Turn
 from validators.report import Rule
 from validators.rows import Rejection, Row
 
@@ -18,28 +19,31 @@ class TokenCount:
     truncated: bool
 
 
-def count_tokens(renderer: Renderer, row: Row, kind: str, max_length: int) -> TokenCount:
-    """Render a row as training does.
+def count_tokens(renderer: Renderer, rows: Sequence[Row], kind: str, max_length: int) -> list[TokenCount | Rejection]:
+    """Render rows as training does, and count; a row is rejected if it cannot be rendered, or if training
+    would be left with no supervised token of it."""
+    if kind == "completion":
+        samples = renderer.completion_samples([row.text for row in rows])
+        return [_count([sample], max_length) for sample in samples]
+    rendered = [_render(renderer, row) for row in rows]
+    encoded = iter(renderer.encode_turns([turns for turns in rendered if not isinstance(turns, Rejection)]))
+    return [turns if isinstance(turns, Rejection) else _count(next(encoded), max_length) for turns in rendered]
 
-    Raises:
-        Rejection: if it cannot be rendered, or training would be left with no supervised token.
-    """
+
+def _render(renderer: Renderer, row: Row) -> list[Turn] | Rejection:
     try:
-        samples = _samples(renderer, row, kind)
+        return renderer.training_turns([{"role": turn.role, "content": turn.content} for turn in row.messages])
     except RenderingError as error:
-        raise Rejection(Rule.UNRENDERABLE, str(error)[:200]) from None
+        return Rejection(Rule.UNRENDERABLE, str(error)[:200])
+
+
+def _count(samples: Sequence[Sample], max_length: int) -> TokenCount | Rejection:
     num_tokens = sum(len(sample.ids) for sample in samples)
     num_supervised = sum(sample.num_supervised for sample in samples)
     truncated = any(len(sample.ids) > max_length for sample in samples)
     if not (any(any(sample.supervised[:max_length]) for sample in samples) if truncated else num_supervised):
-        raise Rejection(
+        return Rejection(
             Rule.UNSUPERVISED,
             f"of {num_tokens:,} tokens none within max_length={max_length:,} is an answer's: the prompt fills it",
         )
     return TokenCount(num_tokens, num_supervised, truncated)
-
-
-def _samples(renderer: Renderer, row: Row, kind: str) -> Sequence[Sample]:
-    if kind == "completion":
-        return [renderer.completion_sample(row.text)]
-    return renderer.training_samples([{"role": message.role, "content": message.content} for message in row.messages])

@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -25,6 +25,13 @@ from gpu_assets.rendering.template import read_template, read_tokenizer_config, 
 
 TEMPLATE_VARIABLES: dict[str, Any] = {"enable_thinking": False}
 """Passed to every template everywhere; part of the renderer's digest."""
+
+
+class Turn(NamedTuple):
+    """What a model is asked to continue, and what it should say, end token included."""
+
+    prompt: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -117,22 +124,47 @@ class Renderer:
         Raises:
             RenderingError: if the conversation has no assistant turn.
         """
+        return self.encode_turns([self.training_turns(messages)])[0]
+
+    def training_turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """The texts of every assistant turn of a conversation, in order.
+
+        Raises:
+            RenderingError: if the conversation has no assistant turn.
+        """
         shaped = self.profile.transform_example(messages, self.system_prompt)
-        samples: list[Sample] = []
-        for turn, message in enumerate(shaped):
-            if message["role"] != "assistant":
-                continue
-            prompt = self._encode(self._render(shaped[:turn]))
-            answer = self._encode(message["content"] + self.end_token)
-            _append_turn(samples, prompt, answer)
-        if not samples:
+        turns = [
+            Turn(self._render(shaped[:index]), message["content"] + self.end_token)
+            for index, message in enumerate(shaped)
+            if message["role"] == "assistant"
+        ]
+        if not turns:
             raise RenderingError("the conversation has no assistant turn, so there is nothing to learn from it")
-        return samples
+        return turns
+
+    def encode_turns(self, conversations: Sequence[Sequence[Turn]]) -> list[list[Sample]]:
+        """The sequences of many conversations, on all cores at once."""
+        ids = iter(self.encode_batch([text for turns in conversations for turn in turns for text in turn]))
+        encoded = []
+        for turns in conversations:
+            samples: list[Sample] = []
+            for _ in turns:
+                _append_turn(samples, next(ids), next(ids))
+            encoded.append(samples)
+        return encoded
 
     def completion_sample(self, text: str) -> Sample:
         """The sequence that teaches a plain text: every token but the first, and the end token."""
-        ids = self._encode(text + self.end_token)
-        return Sample(ids=tuple(ids), supervised=(False,) + (True,) * (len(ids) - 1))
+        return self.completion_samples([text])[0]
+
+    def completion_samples(self, texts: Sequence[str]) -> list[Sample]:
+        """The sequences of many plain texts, on all cores at once."""
+        encoded = self.encode_batch([text + self.end_token for text in texts])
+        return [Sample(ids=tuple(ids), supervised=(False,) + (True,) * (len(ids) - 1)) for ids in encoded]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, on all cores at once; no special token is added."""
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _render(self, messages: Sequence[Message]) -> str:
         return render(
@@ -146,8 +178,7 @@ class Renderer:
 
     def _encode(self, text: str) -> list[int]:
         """A batch of one: other threads run meanwhile, which `encode` keeps waiting."""
-        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
-        return list(encoding.ids)
+        return self.encode_batch([text])[0]
 
 
 def _append_turn(samples: list[Sample], prompt: list[int], answer: list[int]) -> None:

@@ -9,7 +9,7 @@ from gpu_assets.base_model.tiny import CHAT_TEMPLATE, build_tokenizer
 from gpu_assets.rendering import Renderer
 from gpu_assets.rendering.profiles import get_profile
 from gpu_assets.settings import Validation
-from validators import DATASET_SPECS, DataValidator, Limits, Validated
+from validators import DATASET_SPECS, DataValidator, Limits, Reserved, Validated
 
 HELD_OUT_KEY = "binary:add:1:2"
 
@@ -60,8 +60,9 @@ def validate(write: Callable[..., Path], renderer: Renderer) -> Callable[..., Va
         **limits: Any,
     ) -> Validated:
         thresholds = Validation(**{"max_rejected_share": 1.0, "max_truncated_share": 1.0, **limits})
-        validator = DataValidator(renderer, Limits(thresholds, max_length), lambda key: key == HELD_OUT_KEY)
-        return validator.validate_file(write(*rows, end=end), DATASET_SPECS[schema], level)
+        reserved = Reserved(lambda key: key == HELD_OUT_KEY, lambda _: False, marks=())
+        validator = DataValidator(renderer, Limits(thresholds, max_length), reserved)
+        return validator.validate_rows(write(*rows, end=end), DATASET_SPECS[schema], level)
 
     return validate
 

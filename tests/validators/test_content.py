@@ -7,7 +7,7 @@ from gpu_assets.errors import DatasetInvalid
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Hyperparams, Validation
 from serving.skills.binary import is_held_out, problems, question, training_row, worked_answer
-from validators import DataValidator, Level, Limits, Rule, SpecValidator
+from validators import DATASET_SPECS, DataValidator, Level, Limits, Reserved, Rule, SpecValidator
 
 
 def problem_of(validated, rule):
@@ -136,7 +136,7 @@ def test_the_counts_of_rejecting_rules_add_up_to_the_rejected_rows(validate, cha
 
 def test_quick_counts_no_tokens_and_needs_no_renderer(write, chat):
     path = write(chat(), chat("a", "<|im_end|>"), *[chat()] * 20)
-    validated = DataValidator(build_tokenizer()).validate_file(path, level="QUICK")
+    validated = DataValidator(build_tokenizer()).validate_rows(path, DATASET_SPECS["chat_sft_v1"], level="QUICK")
 
     assert validated.report.level is Level.QUICK
     assert [row.reason for row in validated.rejected] == [Rule.SPECIAL_TOKEN]
@@ -148,15 +148,15 @@ def test_standard_without_a_renderer_and_unknown_levels_are_refused(write, chat,
     path = write(chat())
     with pytest.raises(DatasetInvalid, match="needs a Renderer"):
         DataValidator(build_tokenizer()).validate_file(path)
-    with pytest.raises(DatasetInvalid, match="'DEEPER' is unknown; known levels: quick, standard"):
+    with pytest.raises(DatasetInvalid, match="'DEEPER' is unknown; known levels: quick, standard, deep"):
         DataValidator(renderer).validate_file(path, level="DEEPER")
 
 
 def test_without_a_schema_the_columns_decide(write, chat, renderer):
     validator = DataValidator(renderer)
 
-    assert validator.validate_file(write(chat())).report.schema == "chat_sft_v1"
-    assert validator.validate_file(write({"text": "a"})).report.schema == "completion_v1"
+    assert validator.validate_file(write(chat())).schema == "chat_sft_v1"
+    assert validator.validate_file(write({"text": "a"})).schema == "completion_v1"
     with pytest.raises(DatasetInvalid, match="neither messages nor text"):
         validator.validate_file(write({"prompt": "a"}))
 
@@ -177,7 +177,8 @@ def test_generated_rows_pass_and_held_out_problems_do_not(write, renderer):
     ]
     path = write(*rows, *leaked)
     spec = SpecValidator().choose(None, frozenset({"messages", "metadata"})).spec
-    validated = DataValidator(renderer, is_held_out=is_held_out).validate_file(path, spec)
+    reserved = Reserved(is_held_out, lambda _: False, marks=())
+    validated = DataValidator(renderer, reserved=reserved).validate_rows(path, spec)
 
     assert validated.report.accepted == len(rows)
     assert validated.report.rejected_by_rule() == {"held_out": len(leaked)}
@@ -193,7 +194,9 @@ def test_a_template_that_refuses_a_conversation_rejects_the_row(write, chat, ren
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + renderer.template
     )
     strict = Renderer(renderer.tokenizer, template, renderer.profile, renderer.end_token)
-    validated = DataValidator(strict).validate_file(write(chat(system_prompt="a"), *[chat()] * 10))
+    validated = DataValidator(strict).validate_rows(
+        write(chat(system_prompt="a"), *[chat()] * 10), DATASET_SPECS["chat_sft_v1"]
+    )
 
     (rejected,) = validated.rejected
     assert rejected.reason is Rule.UNRENDERABLE

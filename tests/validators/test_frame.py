@@ -67,7 +67,7 @@ def test_the_schema_refuses_a_frame_that_is_not_what_it_promises(validate, chat,
 
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
 def test_the_row_hash_is_that_of_the_sorted_compact_json(turns):
-    row = Row(Line(1, b"", 0), [Message(role, content) for role, content in turns], "", None, None, ())
+    row = Row(Line(1, b"", 0), [Message(role, content) for role, content in turns], "", None, None, None, ())
     value = {"messages": [{"role": role, "content": content} for role, content in turns]}
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 

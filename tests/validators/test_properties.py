@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpu_assets.errors import DatasetInvalid
 from gpu_assets.settings import Validation
-from validators import DATASET_SPECS, DataValidator, Limits, parse_sidecar, read_columns
+from validators import DATASET_SPECS, DataValidator, Level, Limits, parse_sidecar, read_columns
 
 LIMITS = Limits(Validation(max_row_bytes=1024), max_length=64)
 JSON = st.recursive(
@@ -45,17 +45,18 @@ def hostile_path(tmp_path_factory):
     return tmp_path_factory.mktemp("hostile") / "rows.jsonl"
 
 
+@pytest.mark.parametrize("level", [level.value for level in Level])
 @pytest.mark.parametrize("schema", sorted(DATASET_SPECS))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     lines=st.lists(LINE, max_size=6), end=st.sampled_from([b"\n", b"\r\n", b"\n\n", b""]), tail=st.binary(max_size=4)
 )
 @example(lines=[b"\xef\xbb\xbf"], end=b"", tail=b"")
 @example(lines=[b'{"messages":[{"role":"user","content":"\\ud800 "}]}'], end=b"\n", tail=b"\x00")
-def test_accepted_and_rejected_and_blank_are_all_lines(renderer, hostile_path, schema, lines, end, tail):
+def test_accepted_and_rejected_and_blank_are_all_lines(renderer, hostile_path, schema, level, lines, end, tail):
     data = b"".join(line + end for line in lines) + tail
     hostile_path.write_bytes(data)
-    validated = DataValidator(renderer, LIMITS).validate_file(hostile_path, DATASET_SPECS[schema])
+    validated = DataValidator(renderer, LIMITS).validate_rows(hostile_path, DATASET_SPECS[schema], level)
     report = validated.report
 
     assert report.lines == len(data.split(b"\n")) - (data.endswith(b"\n") or not data)

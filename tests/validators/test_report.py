@@ -62,6 +62,6 @@ def test_the_headline_is_one_sentence_that_a_person_can_act_on(validate, chat, r
 
 def test_a_name_of_odd_characters_stays_one_printable_line(write, renderer, chat):
     path = write(chat(), name="a\nb\x1b[31m\u202e ü.jsonl")
-    headline = DataValidator(renderer).validate_file(path).report.headline()
+    headline = DataValidator(renderer).validate_file(path).headline()
 
     assert headline.startswith("a\\nb\\x1b[31m\\u202e ü.jsonl: 1 of 1 rows")

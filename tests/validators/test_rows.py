@@ -1,37 +1,11 @@
-import io
-import os
-
 import pytest
 
 from gpu_assets.errors import DatasetInvalid
 from validators import DATASET_SPECS, read_columns
-from validators.rows import Line, Row, RowDecoder, open_lines, read_lines
+from validators.lines import Line
+from validators.rows import Row, RowDecoder
 
 CAP = 1024
-
-
-def lines(data, cap=10):
-    return [tuple(line) for line in read_lines(io.BytesIO(data), cap)]
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        (b"", []),
-        (b"a", [(1, b"a", 1)]),
-        (b"a\n", [(1, b"a", 1)]),
-        (b"a\nb", [(1, b"a", 1), (2, b"b", 1)]),
-        (b"a\r\nb\r\n", [(1, b"a", 1), (2, b"b", 1)]),
-        (b"\n\n", [(1, b"", 0), (2, b"", 0)]),
-        (b"0123456789\r\nb", [(1, b"0123456789", 10), (2, b"b", 1)]),
-        (b"0123456789ab\nc", [(1, b"0123456789ab", 12), (2, b"c", 1)]),
-        (b"x" * 5000 + b"\nc\n", [(1, b"x" * 12, 5000), (2, b"c", 1)]),
-        (b"x" * 5000, [(1, b"x" * 12, 5000)]),
-        ("\u2028\x85\x0b\n".encode(), [(1, "\u2028\x85\x0b".encode(), 6)]),
-    ],
-)
-def test_lines_end_with_a_line_feed_and_nothing_else(data, expected):
-    assert lines(data) == expected
 
 
 def decode(text, schema="chat_sft_v1") -> Row:
@@ -101,12 +75,3 @@ def test_a_file_without_readable_columns_is_refused(tmp_path, content, sentence)
 
     with pytest.raises(DatasetInvalid, match=sentence):
         read_columns(path, CAP)
-
-
-def test_only_regular_files_are_read(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for name, sentence in (("", "not a regular file"), ("pipe", "not a regular file"), ("none", "No such file")):
-        with pytest.raises(DatasetInvalid, match=sentence):
-            open_lines(tmp_path / name)
-    with pytest.raises(DatasetInvalid, match="File name too long"):
-        open_lines(tmp_path / ("a" * 300))

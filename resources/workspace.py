@@ -21,6 +21,11 @@ class Workspace:
         return self.home / "datasets"
 
     @property
+    def row_history(self) -> Path:
+        """Everything ever accepted, for the duplicates of what comes next."""
+        return self.home / "history" / "rows.sqlite"
+
+    @property
     def quarantine(self) -> Path:
         return self.home / "quarantine"
 
@@ -65,6 +70,7 @@ class Workspace:
         folders = [
             *(self.inbox / priority for priority in PRIORITIES),
             self.datasets,
+            self.row_history.parent,
             self.quarantine,
             self.training,
             self.models,

@@ -12,6 +12,7 @@ import dagster as dg
 from gpu_assets.errors import PlatformError, ServiceHttpError, ServiceUnavailable
 
 DATA_VERSION_TAG = "dagster/data_version"
+CODE_VERSION_TAG = "dagster/code_version"
 SHOWN_FAULTS = 3
 PASSING_STATUSES = frozenset({404, 409, 429})
 """A model that is not held, a pool in which none is idle, a full queue."""
@@ -44,13 +45,17 @@ def record_materialization(
     *,
     data_version: str,
     metadata: Mapping[str, object],
+    code_version: str | None = None,
 ) -> None:
-    """Log the materialization of one partition, with its content's hash as data version."""
+    """Log the materialization of one partition, with its content's hash as data version.
+
+    `code_version` is the asset's; where the asset has another one later, Dagster shows the partition as unsynced.
+    """
     event = dg.AssetMaterialization(
         asset_key=dg.AssetKey(asset),
         partition=partition,
         metadata=dict(metadata),  # type: ignore[arg-type]  # Dagster turns plain values into metadata
-        tags={DATA_VERSION_TAG: data_version},
+        tags={DATA_VERSION_TAG: data_version} | ({CODE_VERSION_TAG: code_version} if code_version else {}),
     )
     context.log_event(event)
 

@@ -21,6 +21,7 @@ from gpu_assets.datasets.records import (
     read_dataset,
     standing_refusal,
 )
+from gpu_assets.datasets.validate import up_to_date
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.settings import Priority
 from resources.artifacts import sha256_json
@@ -175,7 +176,7 @@ def build_inbox_sensor(
         partitions = instance.get_dynamic_partitions(DATASETS_PARTITIONS)
         # Open runs first: one that ends in between has recorded what it materialized.
         open_keys = open_partitions(instance, (job_name, AD_HOC_JOB), partitions)
-        validated = instance.get_materialized_partitions(VALIDATED_DATASETS)
+        validated = up_to_date(workspace, instance.get_materialized_partitions(VALIDATED_DATASETS))
         report = take_in(
             workspace,
             validated=validated,

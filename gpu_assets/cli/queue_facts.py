@@ -12,6 +12,7 @@ import dagster as dg
 from gpu_assets.base_model.present import present_weights
 from gpu_assets.datasets.queue import QueueFacts, Stage
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, open_since, read_dataset
+from gpu_assets.datasets.validate import up_to_date
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from resources.local_runs import is_left_behind
 from resources.platform import Platform
@@ -51,7 +52,7 @@ def read_facts(instance: dg.DagsterInstance, platform: Platform) -> QueueFacts:
     """What the instance knows of the platform's datasets."""
     partitions = list(instance.get_dynamic_partitions(DATASETS_PARTITIONS))
     under_way = _under_way(instance, partitions)
-    validated = instance.get_materialized_partitions(VALIDATED_DATASETS)
+    validated = up_to_date(platform.workspace, instance.get_materialized_partitions(VALIDATED_DATASETS))
     trained = Trained().in_line(instance, present_weights(platform.settings, platform.workspace))
     scored = trained & _scored_after_trained(instance)
     opened = _opened(platform.workspace)

@@ -11,6 +11,7 @@ import dagster as dg
 import polars as pl
 
 from gpu_assets.base_model.describe import ensure_base_model
+from gpu_assets.datasets.observe import validation_of_pass, validation_of_refusal
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, Dataset
 from gpu_assets.datasets.validate import (
     GateRefused,
@@ -19,6 +20,7 @@ from gpu_assets.datasets.validate import (
     dataset_to_validate,
     problem_keys,
 )
+from gpu_assets.datasets.validations import VALIDATION_METADATA, VALIDATION_TAG, VALIDATION_TAG_VALUE, Validation
 from gpu_assets.errors import EvaluationInvalid, PlatformError
 from gpu_assets.rendering import Renderer
 from resources.events import record_check, record_materialization
@@ -26,9 +28,15 @@ from resources.platform import Platform
 from resources.plots import histogram, markdown_picture
 from resources.routing import Routing
 from serving.skills import binary
+from validators import DATASET_SPECS, VALIDATORS, accepted_schema
+from validators.spec import Kind
 
 DATASETS = dg.DynamicPartitionsDefinition(name=DATASETS_PARTITIONS)
 GROUP = "datasets"
+CODE_VERSION = "+".join(f"{name}@{version}" for name, version in VALIDATORS.items())
+"""Of both gates: validated datasets of another version are validated again."""
+HISTORY_POOL = "row_history"
+"""One run at a time writes the history of accepted rows."""
 CHECKS = {
     "spec_gate": "datasets",
     "content_gate": "validated_datasets",
@@ -57,7 +65,8 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
             dg.AssetSpec(
                 "validated_datasets",
                 description="Accepted rows as Parquet; rejected rows, with line number and reason, in quarantine.",
-                deps=["datasets", "base_model"],
+                deps=["datasets", "base_model", "evaluation_sets"],
+                code_version=CODE_VERSION,
                 kinds={"polars", "parquet"},
                 partitions_def=DATASETS,
                 skippable=True,
@@ -74,6 +83,7 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
             ),
         ],
         can_subset=True,
+        pool=HISTORY_POOL,
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
     def gates(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
@@ -122,14 +132,31 @@ def _take_in_one(
         )
     if "validated_datasets" not in selected:
         return
-    validated = _pass_gates(gates, dataset, verdicts)
+    try:
+        validated = _pass_gates(gates, dataset, verdicts)
+    except GateRefused as refusal:
+        _record_validation(context, validation_of_refusal(dataset, refusal, time.monotonic() - begun))
+        raise
+    _record_validation(context, validation_of_pass(dataset, validated, time.monotonic() - begun))
     record_materialization(
         context,
         "validated_datasets",
         key,
         data_version=validated.rows_sha256,
         metadata=_describe_validated(validated, time.monotonic() - begun),
+        code_version=CODE_VERSION,
     )
+
+
+def _record_validation(context: dg.AssetExecutionContext, validation: Validation) -> None:
+    """One observation a validation, passed or not: a refused dataset has no materialization."""
+    event = dg.AssetObservation(
+        asset_key="validated_datasets",
+        partition=validation.key,
+        metadata={VALIDATION_METADATA: dg.MetadataValue.json(validation.to_json())},
+        tags={VALIDATION_TAG: VALIDATION_TAG_VALUE},
+    )
+    context.log_event(event)
 
 
 def _pass_gates(gates: Gates, dataset: Dataset, verdicts: Verdicts) -> ValidatedDataset:
@@ -177,9 +204,7 @@ def _describe_validated(validated: ValidatedDataset, seconds: float) -> dict[str
     return {
         "path": dg.MetadataValue.path(validated.rows_path),
         "dagster/row_count": validated.rows,
-        "dagster/column_schema": dg.TableSchema(
-            [dg.TableColumn(name, str(kind)) for name, kind in rows.collect_schema().items()]
-        ),
+        "dagster/column_schema": _column_schema(DATASET_SPECS[validated.schema].kind),
         "rejected": validated.rejected,
         "schema": validated.schema,
         "generator_id": validated.generator_id,
@@ -193,3 +218,19 @@ def _describe_validated(validated: ValidatedDataset, seconds: float) -> dict[str
         "duration_s": round(seconds, 3),
         "lengths": dg.MetadataValue.md(markdown_picture(histogram(lengths, "tokens of a row"), "tokens of a row")),
     }
+
+
+def _column_schema(kind: Kind) -> dg.TableSchema:
+    """The pandera schema that accepted rows are held to."""
+    columns = accepted_schema(kind).columns.items()
+    return dg.TableSchema(
+        [
+            dg.TableColumn(
+                name,
+                str(column.dtype),
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=column.nullable, unique=column.unique),
+            )
+            for name, column in columns
+        ]
+    )

@@ -6,18 +6,22 @@ quarantine and no `validated/`; its data stays where it is.
 """
 
 import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
+from gpu_assets.datasets.evaluation_items import read_evaluation_items
 from gpu_assets.datasets.names import SIDECAR_SUFFIX
+from gpu_assets.datasets.past import REPORT_FILE, GeneratorPast
 from gpu_assets.datasets.records import Dataset, find_dataset, join_next_step, sidecar_sha256, write_refusal
-from gpu_assets.errors import DatasetInvalid
+from gpu_assets.errors import ArtifactInvalid, DatasetInvalid
 from gpu_assets.rendering import Renderer
-from gpu_assets.settings import Settings
+from gpu_assets.settings import Settings, Validation
 from resources.artifacts import MANIFEST_FILE, publishing, read_manifest, sha256_file, sha256_json, write_json
 from resources.clock import utc_now
 from resources.workspace import Workspace
@@ -27,18 +31,25 @@ from validators import (
     DatasetSpec,
     DataValidator,
     Limits,
+    RejectedRow,
     Report,
+    Reserved,
     Rule,
     Sidecar,
     SpecValidator,
-    Validated,
+    check_generator,
     read_columns,
     read_sidecar,
 )
+from validators.contamination import EvaluationIndex
+from validators.duplicates import DuplicateFinder
+from validators.history import RowHistory
+from validators.sinks import RowCollector
 
 VALIDATED_KIND = "validated_dataset"
+VALIDATED_FOLDER = "validated"
+WITHDRAWN_FOLDER = "withdrawn"
 ROWS_FILE = "rows.parquet"
-REPORT_FILE = "report.json"
 REJECTED_FILE = "rejected.jsonl"
 REASON_FILE = "reason.json"
 
@@ -48,12 +59,25 @@ MENDED_BY_A_SETTING = frozenset({Rule.TOO_MANY_REJECTED, Rule.TRUNCATED, Rule.UN
 
 
 class GateRefused(DatasetInvalid):
-    """A gate refused the dataset; `gate` says which. `next_step` is empty where the sentence says it already."""
+    """A gate refused the dataset; `gate` says which.
 
-    def __init__(self, sentence: str, gate: Literal["spec", "content"], next_step: str = "") -> None:
+    `next_step` is empty where the sentence says it already. `sidecar` is there where it could be read, `report`
+    where the file was read to its end.
+    """
+
+    def __init__(
+        self,
+        sentence: str,
+        gate: Literal["spec", "content"],
+        next_step: str = "",
+        sidecar: Sidecar | None = None,
+        report: Report | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.gate = gate
         self.next_step = next_step
+        self.sidecar = sidecar
+        self.report = report
 
     @property
     def with_next_step(self) -> str:
@@ -96,14 +120,23 @@ class Gates:
 
     spec: SpecValidator
     content: DataValidator
-    max_row_bytes: int
+    thresholds: Validation
     workspace: Workspace
+    past: GeneratorPast
+    job: Mapping[str, Any]
+    """What the platform knows of every training job: its base model and `max_length`."""
 
     @classmethod
     def build(cls, settings: Settings, workspace: Workspace, renderer: Renderer) -> "Gates":
-        limits = Limits(settings.validation, settings.hyperparams.max_length)
-        content = DataValidator(renderer, limits, is_held_out=binary.is_held_out, asks_held_out=binary.asks_held_out)
-        return cls(SpecValidator(), content, settings.validation.max_row_bytes, workspace)
+        thresholds = settings.validation
+        content = DataValidator(
+            renderer,
+            Limits(thresholds, settings.hyperparams.max_length),
+            Reserved(binary.is_held_out, binary.asks_held_out, marks=tuple(binary.DIGITS)),
+            EvaluationIndex.build(read_evaluation_items(workspace), thresholds.boilerplate_items),
+        )
+        job = {"base_model": settings.model_name, "max_length": settings.hyperparams.max_length}
+        return cls(SpecValidator(), content, thresholds, workspace, GeneratorPast(workspace), job)
 
     def validate(self, dataset: Dataset) -> ValidatedDataset:
         """Pass a dataset through both gates.
@@ -118,45 +151,71 @@ class Gates:
         if dataset.refused is not None:
             raise GateRefused(dataset.refused, "spec")
         sidecar, spec = self._pass_spec_gate(dataset)
+        with RowHistory.open(self.workspace.row_history, read_only=False) as history:
+            finder = DuplicateFinder(history, dataset.key, self.thresholds.near_duplicate_similarity)
+            report, rows = self._read(dataset, sidecar, spec, finder)
+            self._quarantine(dataset, rows.rejected)
+            if not report.valid:
+                history.forget(dataset.key)
+                refusal = GateRefused(report.headline(), "content", _mend_rows(dataset, report), sidecar, report)
+                raise self._refuse(dataset, refusal)
+            accepted = rows.accepted()
+            history.replace(dataset.key, finder.entries(accepted["line"].to_numpy()))
+        if "length_histogram" in report.stats:
+            self.past.add(sidecar.generator_id, dataset.key, report.stats["length_histogram"])
+        return _publish(dataset, sidecar, report, accepted)
+
+    def _read(
+        self, dataset: Dataset, sidecar: Sidecar, spec: DatasetSpec, finder: DuplicateFinder
+    ) -> tuple[Report, RowCollector]:
+        rows = RowCollector(spec.kind)
         try:
-            validated = self.content.validate_file(dataset.data_path, spec)
+            report = self.content.validate_file(
+                dataset.data_path,
+                spec,
+                level=None,
+                sink=rows,
+                generator_id=sidecar.generator_id,
+                duplicates=finder,
+                past=self.past.lengths(sidecar.generator_id, excluding=dataset.key),
+            )
         except DatasetInvalid as error:
-            raise self._refuse(dataset, GateRefused(str(error), "content", _retry(dataset))) from None
-        report = replace(validated.report, path=dataset.original_name)
-        validated = replace(validated, report=report)
-        self._quarantine(dataset, validated)
-        if not report.valid:
-            refusal = GateRefused(report.headline(), "content", _mend_rows(dataset, report))
-            raise self._refuse(dataset, refusal, report)
-        return _publish(dataset, sidecar, validated)
+            raise self._refuse(dataset, GateRefused(str(error), "content", _retry(dataset), sidecar)) from None
+        return replace(report, path=dataset.original_name), rows
 
     def _pass_spec_gate(self, dataset: Dataset) -> tuple[Sidecar, DatasetSpec]:
         """The dataset's sidecar and schema, with sentences that call both files as the user does."""
         name, sidecar_name = dataset.original_name, f"{dataset.original_name}{SIDECAR_SUFFIX}"
         next_step = f"Drop a corrected {sidecar_name} into the inbox"
+        sidecar = None
         try:
             sidecar = read_sidecar(dataset.sidecar_path, sidecar_name)
+            registered = check_generator(
+                sidecar, sidecar_name, allow_unregistered=self.thresholds.allow_unregistered_generators
+            )
             next_step = _drop_corrected(dataset)
-            columns = read_columns(dataset.data_path, self.max_row_bytes, name)
+            columns = read_columns(dataset.data_path, self.thresholds.max_row_bytes, name)
             next_step = f"Drop a {sidecar_name} that names the schema, or a corrected {name}, into the inbox"
-            return sidecar, self.spec.choose(sidecar.schema_id, columns).spec
+            spec = self.spec.choose(sidecar.schema_id, columns).spec
+            job = {**self.job, "dataset_path": str(dataset.data_path), "schema_id": spec.id}
+            return registered, self.spec.validate_job(job, sidecar.extra)
         except DatasetInvalid as error:
-            raise self._refuse(dataset, GateRefused(str(error), "spec", next_step)) from None
+            raise self._refuse(dataset, GateRefused(str(error), "spec", next_step, sidecar)) from None
 
     def _forget_earlier_verdict(self, dataset: Dataset) -> None:
         for name in (REASON_FILE, REPORT_FILE, REJECTED_FILE):
             if dataset.refused is None:
                 (self.workspace.quarantine / dataset.key / name).unlink(missing_ok=True)
 
-    def _quarantine(self, dataset: Dataset, validated: Validated) -> None:
-        if not validated.rejected:
+    def _quarantine(self, dataset: Dataset, rejected: Sequence[RejectedRow]) -> None:
+        if not rejected:
             return
         folder = self.workspace.quarantine / dataset.key
         folder.mkdir(parents=True, exist_ok=True)
-        rows = (json.dumps(row.to_row(), ensure_ascii=False) for row in validated.rejected)
+        rows = (json.dumps(row.to_row(), ensure_ascii=False) for row in rejected)
         (folder / REJECTED_FILE).write_text("\n".join(rows) + "\n", encoding="utf-8")
 
-    def _refuse(self, dataset: Dataset, refusal: GateRefused, report: Report | None = None) -> GateRefused:
+    def _refuse(self, dataset: Dataset, refusal: GateRefused) -> GateRefused:
         """Record the refusal, and return it to be raised."""
         folder = self.workspace.quarantine / dataset.key
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,8 +228,9 @@ class Gates:
             "at": utc_now(),
         }
         write_json(folder / REASON_FILE, reason)
-        if report is not None:
-            write_json(folder / REPORT_FILE, report.to_json())
+        _withdraw(dataset, folder)
+        if refusal.report is not None:
+            write_json(folder / REPORT_FILE, refusal.report.to_json())
         write_refusal(dataset.folder, str(refusal), dict(VALIDATORS), sidecar_sha256(dataset.folder), refusal.next_step)
         return refusal
 
@@ -181,7 +241,7 @@ def read_validated(workspace: Workspace, key: str) -> ValidatedDataset:
     Raises:
         ArtifactInvalid: if the dataset is not validated.
     """
-    return _read(workspace.datasets / key / "validated", key)
+    return _read(workspace.datasets / key / VALIDATED_FOLDER, key)
 
 
 def problem_keys(rows_path: Path) -> frozenset[str]:
@@ -220,6 +280,36 @@ def dataset_to_validate(workspace: Workspace, key: str) -> Dataset:
     return dataset
 
 
+def _withdraw(dataset: Dataset, quarantine: Path) -> None:
+    """What an earlier version of the gates let pass must not be trained on now; it is kept beside the reason."""
+    if (dataset.folder / VALIDATED_FOLDER).exists():
+        withdrawn = quarantine / WITHDRAWN_FOLDER
+        shutil.rmtree(withdrawn, ignore_errors=True)
+        (dataset.folder / VALIDATED_FOLDER).rename(withdrawn)
+
+
+def up_to_date(workspace: Workspace, materialized: Iterable[str]) -> set[str]:
+    """Those of the keys that the gates' present versions let pass, as far as the disk tells."""
+    return {key for key in materialized if not _is_outdated(workspace, key)}
+
+
+def _is_outdated(workspace: Workspace, key: str) -> bool:
+    """Whether a dataset was let pass by other versions of the gates, or withdrawn since."""
+    manifest = workspace.datasets / key / VALIDATED_FOLDER / MANIFEST_FILE
+    if not manifest.is_file():
+        interrupted = any(manifest.parent.parent.glob(f".{VALIDATED_FOLDER}.*"))  # Between the renames of `publishing`.
+        return interrupted or (workspace.quarantine / key / WITHDRAWN_FOLDER).exists()
+    return _validators_of(manifest, manifest.stat().st_mtime_ns) not in (None, VALIDATORS)
+
+
+@lru_cache(maxsize=100_000)
+def _validators_of(manifest: Path, _mtime_ns: int) -> dict[str, str] | None:
+    try:
+        return read_manifest(manifest.parent, VALIDATED_KIND).get("validators")
+    except ArtifactInvalid:
+        return None
+
+
 def _drop_corrected(dataset: Dataset) -> str:
     return f"Drop a corrected {dataset.original_name} into the inbox, where it becomes a dataset of its own"
 
@@ -236,17 +326,16 @@ def _mend_rows(dataset: Dataset, report: Report) -> str:
     return f"{_drop_corrected(dataset)}; or change the setting and run: gpu-assets queue retry {dataset.key}"
 
 
-def _publish(dataset: Dataset, sidecar: Sidecar, validated: Validated) -> ValidatedDataset:
-    report = validated.report
-    with publishing(dataset.folder / "validated") as temporary:
-        validated.accepted.write_parquet(temporary / ROWS_FILE)
+def _publish(dataset: Dataset, sidecar: Sidecar, report: Report, accepted: pl.DataFrame) -> ValidatedDataset:
+    with publishing(dataset.folder / VALIDATED_FOLDER) as temporary:
+        accepted.write_parquet(temporary / ROWS_FILE)
         write_json(temporary / REPORT_FILE, report.to_json())
         manifest = {
             "kind": VALIDATED_KIND,
             "format": 1,
             "key": dataset.key,
             "dataset_sha256": dataset.sha256,
-            "rows_sha256": sha256_json(validated.accepted["row_sha256"].to_list()),
+            "rows_sha256": sha256_json(accepted["row_sha256"].to_list()),
             "schema": report.schema,
             "accepted": report.accepted,
             "rejected": report.rejected,
@@ -260,7 +349,7 @@ def _publish(dataset: Dataset, sidecar: Sidecar, validated: Validated) -> Valida
             "validated_at": utc_now(),
         }
         write_json(temporary / MANIFEST_FILE, manifest)
-    return _read(dataset.folder / "validated", dataset.key)
+    return _read(dataset.folder / VALIDATED_FOLDER, dataset.key)
 
 
 def _read(folder: Path, key: str) -> ValidatedDataset:

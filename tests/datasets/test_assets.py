@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 import pytest
 
-from gpu_assets.datasets.assets import build
+from gpu_assets.datasets.assets import CODE_VERSION, build
 from gpu_assets.datasets.records import find_dataset
 from gpu_assets.datasets.validate import read_validated
+from gpu_assets.datasets.validations import VALIDATION_METADATA, Validation
 from resources.platform import Platform
 from resources.routing import Routing
 from resources.workspace import Workspace
@@ -187,3 +188,32 @@ def test_without_a_base_model_the_run_fails_with_its_sentence(
     monkeypatch.setitem(platform.settings.__dict__, "model_path", "nowhere")
     (failure,) = run(keys).get_step_failure_events()
     assert "no file was looked at: model_path is 'nowhere', but" in failure.step_failure_data.error.message
+
+
+def test_every_validation_is_observed_whether_it_passed_or_not(
+    keys: list[str], run: Run, instance: dg.DagsterInstance
+) -> None:
+    run(keys)
+    observed = instance.fetch_observations(dg.AssetKey("validated_datasets"), limit=10).records
+    found = [
+        Validation.from_json(record.asset_observation.metadata[VALIDATION_METADATA].value)
+        for record in observed
+        if record.asset_observation is not None
+    ]
+
+    assert {one.key: one.passed for one in found} == {keys[0]: True, keys[1]: False, keys[2]: True}
+    (refused,) = (one for one in found if not one.passed)
+    assert (refused.rows, refused.accepted, refused.rejected) == (30, 20, 10)
+    assert refused.rejected_by_rule == {"invalid_json": 10}
+    assert refused.generator_id == "manual" and refused.generator_inferred
+    assert all(one.tokens > one.supervised_tokens > 0 for one in found)
+
+
+def test_a_validated_dataset_names_the_version_of_the_gates(
+    keys: list[str], run: Run, instance: dg.DagsterInstance
+) -> None:
+    run(keys)
+    passed = materialization(instance, "validated_datasets", keys[0])
+    assert passed is not None and passed.tags is not None
+    assert passed.tags["dagster/code_version"] == CODE_VERSION
+    assert "data_validator@" in CODE_VERSION and "spec_validator@" in CODE_VERSION

@@ -1,6 +1,7 @@
 """Both gates on real files: what passes becomes Parquet, what does not has a reason in quarantine."""
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +15,19 @@ from gpu_assets.datasets.records import Dataset, find_dataset, standing_refusal
 from gpu_assets.datasets.validate import (
     GateRefused,
     Gates,
+    ValidatedDataset,
     dataset_to_validate,
     read_validated,
     trained_problem_keys,
+    up_to_date,
 )
 from gpu_assets.errors import ArtifactInvalid, DatasetInvalid, SettingsError
 from gpu_assets.rendering import Renderer
-from gpu_assets.settings import Settings
+from gpu_assets.settings import GeneratorPolicy, Settings
 from resources.workspace import Workspace
 from serving.skills import binary
 from tests.datasets.conftest import Tick
+from validators.history import RowHistory
 
 Drop = Callable[..., Dataset]
 
@@ -296,3 +300,106 @@ def test_data_that_cannot_be_read_is_a_sentence_that_names_the_retry(drop: Drop,
     dataset.data_path.unlink()
     with pytest.raises(DatasetInvalid, match=rf"cannot be read \(No such file.*queue retry {dataset.key}"):
         dataset_to_validate(workspace, dataset.key)
+
+
+def prose(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Chat rows whose words are random, so that no two are alike."""
+    rng = random.Random(seed)
+    words = ["".join(rng.choices("abcdefghijklmnop", k=6)) for _ in range(3000)]
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": " ".join(rng.choices(words, k=12))},
+                {"role": "assistant", "content": " ".join(rng.choices(words, k=20))},
+            ]
+        }
+        for _ in range(count)
+    ]
+
+
+def duplicates_in(validated: ValidatedDataset) -> dict[str, int]:
+    rules = ("exact_duplicate", "near_duplicate")
+    return {one["rule"]: one["count"] for one in validated.report["problems"] if one["rule"] in rules}
+
+
+def test_rows_accepted_before_are_known_and_a_dataset_is_no_duplicate_of_itself(gates: Gates, drop: Drop) -> None:
+    rows = prose(40)
+    first, again = drop(*rows), drop(*rows[:10], *prose(10, seed=1), name="again.jsonl")
+
+    assert duplicates_in(gates.validate(first)) == {}
+    assert duplicates_in(gates.validate(again)) == {"exact_duplicate": 10}
+    assert duplicates_in(gates.validate(first)) == {"exact_duplicate": 10}
+    assert duplicates_in(gates.validate(again)) == {"exact_duplicate": 10}
+
+
+def test_a_generator_may_be_held_to_no_duplicates(
+    settings: Settings, workspace: Workspace, tiny_folder: Path, drop: Drop
+) -> None:
+    strict = GeneratorPolicy(severities={"exact_duplicate": "reject_row"})
+    thresholds = settings.validation.model_copy(update={"generators": {"curriculum": strict}})
+    changed = settings.model_copy(update={"validation": thresholds})
+    gates = Gates.build(changed, workspace, Renderer.load(tiny_folder, "plain"))
+    rows = prose(20)
+    made_by_hand = drop(*rows, rows[0])
+    generated_by_curriculum = drop(*prose(20, 1), rows[0], name="c.jsonl", sidecar={"generator_id": "curriculum"})
+
+    assert gates.validate(made_by_hand).rejected == 0
+    assert gates.validate(generated_by_curriculum).report["problems"][0]["rule"] == "exact_duplicate"
+
+
+def test_generators_that_are_not_registered_are_refused_unless_the_settings_say_otherwise(
+    gates: Gates, settings: Settings, workspace: Workspace, tiny_folder: Path, drop: Drop
+) -> None:
+    dataset = drop(*generated(10), sidecar={"generator_id": "mystery"})
+    with pytest.raises(GateRefused, match="'mystery', which is not registered; known generators: discrimination, "):
+        gates.validate(dataset)
+    retry(workspace, dataset.key, scored=())
+    thresholds = settings.validation.model_copy(update={"allow_unregistered_generators": True})
+    lenient = settings.model_copy(update={"validation": thresholds})
+    validated = Gates.build(lenient, workspace, Renderer.load(tiny_folder, "plain")).validate(dataset)
+
+    assert validated.generator_id == "manual"
+
+
+def test_rows_unlike_what_the_generator_made_before_are_reported(gates: Gates, drop: Drop) -> None:
+    gates.validate(drop(*prose(150)))
+    shorter = prose(150, 1)
+    for row in shorter:
+        row["messages"][1]["content"] = row["messages"][1]["content"][:30]
+    validated = gates.validate(drop(*shorter, name="shorter.jsonl"))
+
+    assert "drift" in {one["rule"] for one in validated.report["problems"]}
+
+
+def test_what_other_versions_of_the_gates_let_pass_is_out_of_date(
+    gates: Gates, drop: Drop, workspace: Workspace
+) -> None:
+    dataset = drop(*generated(10))
+    validated = gates.validate(dataset)
+    assert up_to_date(workspace, [dataset.key]) == {dataset.key}
+
+    manifest = validated.folder / "manifest.json"
+    older = json.loads(manifest.read_text()) | {"validators": {"data_validator": "0.1.0"}}
+    manifest.write_text(json.dumps(older))
+    os.utime(manifest, (1e9, 1e9))
+    assert up_to_date(workspace, [dataset.key]) == set()
+    gates.validate(dataset)
+    assert up_to_date(workspace, [dataset.key]) == {dataset.key}
+
+
+def test_what_does_not_pass_any_more_is_withdrawn_from_training(
+    gates: Gates, settings: Settings, workspace: Workspace, tiny_folder: Path, drop: Drop
+) -> None:
+    dataset = drop(*generated(30), "{")
+    gates.validate(dataset)
+    thresholds = settings.validation.model_copy(update={"max_rejected_share": 0.0})
+    stricter = settings.model_copy(update={"validation": thresholds})
+    with pytest.raises(GateRefused):
+        Gates.build(stricter, workspace, Renderer.load(tiny_folder, "plain")).validate(dataset)
+
+    with pytest.raises(ArtifactInvalid):
+        read_validated(workspace, dataset.key)
+    assert (workspace.quarantine / dataset.key / "withdrawn" / "rows.parquet").is_file()
+    assert up_to_date(workspace, [dataset.key]) == set()
+    with RowHistory.open(workspace.row_history, read_only=True) as history:
+        assert dataset.key not in history.datasets()

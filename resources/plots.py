@@ -2,11 +2,14 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FEW_POINTS = 30
 
 
 def markdown_picture(figure: "Figure", alt: str) -> str:
@@ -50,6 +53,28 @@ def score_intervals(names: Sequence[str], accuracies: Sequence[tuple[float, floa
     axes.set_xlim(0, 1)
     axes.set_xlabel("held-out accuracy, 95 % interval")
     axes.grid(alpha=0.3)
+    return figure
+
+
+def shares_over_time(series: Mapping[str, Sequence[tuple[datetime, float]]], limit: float, label: str) -> "Figure":
+    """Shares as they became, a line a name, in percent, times in UTC; the limit is dashed."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    figure = _new_figure(6, 2.8)
+    axes = figure.subplots()
+    for name, points in series.items():
+        times, shares = [at for at, _ in points], [100 * share for _, share in points]
+        marker = "." if len(points) <= FEW_POINTS else ""
+        axes.plot(times, shares, drawstyle="steps-post", marker=marker, linewidth=1.2, label=name)  # type: ignore[arg-type]  # takes datetimes too
+    axes.axhline(100 * limit, color="tab:red", linestyle="--", linewidth=0.8)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(label)
+    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.grid(alpha=0.3)
+    if series:
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -70,13 +70,14 @@ def test_every_asset_is_served_by_the_location_of_the_host_that_its_tag_names(lo
     assert {graph.get(key).tags[HOST_TAG] for key in graph.materializable_asset_keys} == {host}
 
 
-def test_gpu_work_holds_its_gpus_pool_and_other_work_holds_none() -> None:
+def test_gpu_work_holds_its_gpus_pool_and_other_work_holds_no_gpu() -> None:
     graph = definitions.defs().resolve_asset_graph()
     pools = {key.to_user_string(): set(graph.get(key).pools or ()) for key in graph.materializable_asset_keys}
     assert pools["checkpoints"] == {"gpu-4090"}
     assert pools["checkpoint_scores"] == {"gpu-3090"}
     assert pools["ranking"] == pools["deployed_model"] == {"promotion"}
-    assert not pools["datasets"] | pools["validated_datasets"] | pools["base_model"] | pools["evaluation_sets"]
+    assert pools["datasets"] == pools["validated_datasets"] == {"row_history"}
+    assert not pools["base_model"] | pools["evaluation_sets"] | pools["generator_ledger"]
 
 
 if __name__ == "__main__":

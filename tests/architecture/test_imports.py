@@ -12,7 +12,7 @@ from gpu_assets.settings import PROJECT_ROOT
 
 PACKAGES = ("gpu_assets", "resources", "sensors", "validators", "serving")
 COMMON = ("gpu_assets.errors", "gpu_assets.hosts", "gpu_assets.settings", "gpu_assets.rendering")
-STAGES = ("base_model", "datasets", "training", "evaluation", "ranking", "deployment")
+STAGES = ("base_model", "datasets", "training", "evaluation", "ranking", "deployment", "lineage")
 EVERYONE = ("gpu_assets.definitions", "gpu_assets.trainer", "gpu_assets.inference", "gpu_assets.cli")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
@@ -80,14 +80,14 @@ def test_validators_and_serving_know_nothing_of_dagster(package: str) -> None:
     assert found == []
 
 
-def test_only_assets_and_config_of_a_stage_import_dagster() -> None:
+def test_only_assets_config_and_events_of_a_stage_import_dagster() -> None:
     found = {
         str(path.relative_to(PROJECT_ROOT))
         for path in sources()
         for _, name in imports(path)
         if within(module_of(path), tuple(f"gpu_assets.{stage}" for stage in STAGES)) and within(name, ("dagster",))
     }
-    assert {Path(name).name for name in found} <= {"assets.py", "config.py"}
+    assert {Path(name).name for name in found} <= {"assets.py", "config.py", "events.py"}
 
 
 @pytest.mark.parametrize("module", ["gpu_assets.definitions", "gpu_assets.trainer", "gpu_assets.inference"])

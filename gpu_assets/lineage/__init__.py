@@ -1,0 +1,1 @@
+"""Stage: who made what, what became of it, and which model saw it."""

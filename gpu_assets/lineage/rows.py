@@ -1,0 +1,213 @@
+"""Which row is meant: a line of a file or of a dataset, or the first digits of a row's sha256.
+
+A row is its messages or text alone, so the same row may lie in several datasets, under other metadata.
+"""
+
+import codecs
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from gpu_assets.datasets.names import SIDECAR_SUFFIX
+from gpu_assets.datasets.records import (
+    Dataset,
+    dataset_keys,
+    find_dataset,
+    standing_refusal,
+)
+from gpu_assets.datasets.validate import REJECTED_FILE, ROWS_FILE
+from gpu_assets.errors import ArtifactInvalid, DatasetInvalid, SettingsError
+from resources.artifacts import is_complete, sha256_file
+from resources.workspace import Workspace
+from validators import SpecValidator, content_sha256, read_columns, read_sidecar
+from validators.lines import Line, LineReader
+from validators.rows import Rejection, RowDecoder, check_line
+
+MIN_PREFIX = 8
+Hasher = Callable[[Line], str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row was accepted: a line, from 1, of a dataset's file."""
+
+    dataset: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Where a row was rejected, by which rule, and what was seen."""
+
+    dataset: str
+    line: int
+    rule: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class RowFound:
+    """A row and all that is on disk of it.
+
+    `row_sha256` is None where the line is no row of its schema; `note` says that, or why its file was refused.
+    """
+
+    row_sha256: str | None
+    accepted: tuple[Place, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    note: str | None = None
+
+
+def find_row(workspace: Workspace, wanted: str, max_row_bytes: int) -> RowFound:
+    """The row that `FILE:LINE`, `KEY:LINE` or a sha256's first digits (at least 8) name.
+
+    Raises:
+        SettingsError: if it names none, or several.
+        DatasetInvalid: if the file cannot be read or has no schema.
+    """
+    name, colon, number = wanted.rpartition(":")
+    if colon and name and number.isdecimal():
+        return _find_line(workspace, name, int(number), max_row_bytes)
+    if re.fullmatch(rf"[0-9a-fA-F]{{{MIN_PREFIX},64}}", wanted):
+        return _find_hash(workspace, wanted.lower(), max_row_bytes)
+    raise SettingsError(
+        f"{wanted!r} names no row: give FILE:LINE, a dataset's KEY:LINE, or at least {MIN_PREFIX} digits of a row's "
+        "sha256"
+    )
+
+
+def accepted_places(workspace: Workspace, prefix: str) -> dict[str, tuple[Place, ...]]:
+    """Where rows whose sha256 begins with `prefix` were accepted, by their whole sha256.
+
+    Raises:
+        ArtifactInvalid: if a Parquet file cannot be read.
+    """
+    scans = []
+    for path in sorted(workspace.datasets.glob(f"*/validated/{ROWS_FILE}")):
+        if is_complete(path.parent):
+            matching = pl.scan_parquet(path).filter(pl.col("row_sha256").str.starts_with(prefix))
+            key = pl.lit(path.parent.parent.name).alias("key")
+            scans.append(matching.select("row_sha256", pl.col("line").cast(pl.Int64), key))
+    found: defaultdict[str, list[Place]] = defaultdict(list)
+    try:
+        rows = pl.concat(scans).collect().iter_rows() if scans else iter(())
+    except pl.exceptions.PolarsError as error:
+        raise ArtifactInvalid(f"a validated dataset cannot be read, and may hold the row: {error}") from None
+    for sha256, line, dataset in rows:
+        found[sha256].append(Place(dataset, line))
+    return {sha256: tuple(places) for sha256, places in found.items()}
+
+
+def _find_line(workspace: Workspace, name: str, number: int, max_row_bytes: int) -> RowFound:
+    path, dataset = Path(name), None
+    if path.is_file():
+        dataset = _taken_in(workspace, path)
+        sidecar = path.with_name(f"{path.name}{SIDECAR_SUFFIX}")
+    elif name in dataset_keys(workspace):
+        dataset = find_dataset(workspace, name)
+        path, sidecar = dataset.data_path, dataset.folder / "sidecar.json"
+    else:
+        raise SettingsError(f"{name!r} is neither a file nor the key of a dataset; `gpu-assets queue list` shows keys")
+    with LineReader(path) as reader:
+        line = next((line for line in reader.lines(max_row_bytes) if line.number == number), None)
+    if line is None:
+        raise SettingsError(f"{name} has no line {number}")
+    rejected = () if dataset is None else tuple(_rejected(workspace, dataset, {number}))
+    try:
+        sha256 = _hasher(path, sidecar, max_row_bytes)(line)
+    except (DatasetInvalid, Rejection) as error:
+        return RowFound(None, rejected=rejected, note=f"line {number} is no row: {error}")
+    places = accepted_places(workspace, sha256).get(sha256, ())
+    refused = None if dataset is None or places else _refused(dataset)
+    return RowFound(sha256, places, rejected, refused)
+
+
+def _taken_in(workspace: Workspace, path: Path) -> Dataset | None:
+    """The dataset with the content of the file; its key ends with the first digits of that."""
+    sha256 = sha256_file(path)
+    keys = (key for key in dataset_keys(workspace) if key.endswith(f"-{sha256[:8]}"))
+    return next((found for key in keys if (found := find_dataset(workspace, key)).sha256 == sha256), None)
+
+
+def _find_hash(workspace: Workspace, prefix: str, max_row_bytes: int) -> RowFound:
+    found = accepted_places(workspace, prefix)
+    rejected = {} if found else _rejected_hashes(workspace, prefix, max_row_bytes)
+    hashes = sorted(found.keys() | rejected.keys())
+    if not hashes:
+        raise SettingsError(f"no accepted and no rejected row has a sha256 that begins with {prefix}")
+    if len(hashes) > 1:
+        raise SettingsError(f"{len(hashes)} rows have a sha256 that begins with {prefix}; give more digits of one")
+    return RowFound(hashes[0], found.get(hashes[0], ()), tuple(rejected.get(hashes[0], ())))
+
+
+def _rejected_hashes(workspace: Workspace, prefix: str, max_row_bytes: int) -> dict[str, list[Rejected]]:
+    """Rejected rows by their sha256; quarantine keeps no hashes, so the lines are read and hashed again."""
+    found: defaultdict[str, list[Rejected]] = defaultdict(list)
+    for path in sorted(workspace.quarantine.glob(f"*/{REJECTED_FILE}")):
+        if path.parent.name not in dataset_keys(workspace):
+            continue
+        dataset = find_dataset(workspace, path.parent.name)
+        rejected = {entry.line: entry for entry in _rejected(workspace, dataset)}
+        hash_line = _hasher(dataset.data_path, dataset.folder / "sidecar.json", max_row_bytes)
+        with LineReader(dataset.data_path) as reader:
+            for line in reader.lines(max_row_bytes):
+                if line.number in rejected and (sha256 := _hash_or_none(hash_line, line, prefix)) is not None:
+                    found[sha256].append(rejected[line.number])
+    return dict(found)
+
+
+def _hash_or_none(hash_line: Hasher, line: Line, prefix: str) -> str | None:
+    """The line's sha256 if it is a row and begins so."""
+    try:
+        sha256 = hash_line(line)
+    except Rejection:
+        return None
+    return sha256 if sha256.startswith(prefix) else None
+
+
+def _hasher(path: Path, sidecar: Path, max_row_bytes: int) -> Hasher:
+    """What hashes a line of the file as validation does.
+
+    Raises:
+        DatasetInvalid: if no schema fits the file.
+    """
+    named = read_sidecar(sidecar if sidecar.is_file() else None, sidecar.name).schema_id
+    spec = SpecValidator().choose(named, read_columns(path, max_row_bytes)).spec
+    decoder = RowDecoder(spec)
+
+    def hash_line(line: Line) -> str:
+        check_line(line, max_row_bytes)
+        without_mark = line.data.removeprefix(codecs.BOM_UTF8) if line.number == 1 else line.data
+        return content_sha256(decoder.decode(line._replace(data=without_mark)), spec.kind)
+
+    return hash_line
+
+
+def _rejected(workspace: Workspace, dataset: Dataset, lines: set[int] | None = None) -> Iterator[Rejected]:
+    """What quarantine holds of the dataset's rows, of those lines or of all.
+
+    Raises:
+        ArtifactInvalid: if it holds something else.
+    """
+    path = workspace.quarantine / dataset.key / REJECTED_FILE
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for text in file:
+            try:
+                entry = json.loads(text)
+                found = Rejected(dataset.key, entry["line"], entry["reason"], entry["detail"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ArtifactInvalid(f"{path} is not what the gates write: {error!r}; validate it again") from None
+            if lines is None or found.line in lines:
+                yield found
+
+
+def _refused(dataset: Dataset) -> str | None:
+    refusal = standing_refusal(dataset.folder)
+    return None if refusal is None else f"its file was refused: {refusal.sentence}"

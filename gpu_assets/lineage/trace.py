@@ -1,0 +1,237 @@
+"""Which rows made a model, and which models saw a row, from manifests and Parquet alone.
+
+A checkpoint saw what it was trained on and, by descent, all that its ancestors were trained on.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import polars as pl
+
+from gpu_assets.datasets.records import read_dataset
+from gpu_assets.datasets.validate import read_validated
+from gpu_assets.errors import ArtifactInvalid, SettingsError
+from gpu_assets.lineage.rows import MIN_PREFIX, RowFound
+from gpu_assets.training.line import list_checkpoints
+from gpu_assets.training.records import Checkpoint
+from resources.artifacts import is_complete
+from resources.deployed import read_deployed
+from resources.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """A dataset that a checkpoint was trained on.
+
+    `lines` are the ranges of lines in the file whose rows were accepted, both ends included. `fault` says what is
+    not known any more, and why; `file_sha256`, `generator` and `lines` may then be missing.
+    """
+
+    key: str
+    rows: int
+    rows_sha256: str
+    file_sha256: str | None = None
+    original_name: str | None = None
+    generator: str | None = None
+    lines: tuple[tuple[int, int], ...] = ()
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A checkpoint of the descent, the asked one included, with what it was trained on itself."""
+
+    checkpoint: str
+    step: int
+    weights_sha256: str
+    parent: str
+    datasets: tuple[TrainedOn, ...]
+
+
+@dataclass(frozen=True)
+class ModelRows:
+    """Everything that made a checkpoint, newest first; `base` is where the known descent begins.
+
+    `fault` is None where that is the base model.
+    """
+
+    checkpoint: str
+    weights_sha256: str
+    base: str
+    base_weights_sha256: str
+    rows: int
+    descent: tuple[Ancestor, ...]
+    fault: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SeenBy:
+    """A checkpoint that saw a row: trained on it in `dataset`, or by descent from `through`, which was.
+
+    `rows_changed` where the dataset was validated again since, so that its rows of then are not known.
+    """
+
+    checkpoint: str
+    step: int
+    weights_sha256: str
+    how: Literal["trained", "descent"]
+    dataset: str
+    through: str
+    rows_changed: bool
+    deployed: bool = False
+
+
+@dataclass(frozen=True)
+class RowTrace:
+    """What became of a row."""
+
+    row: RowFound
+    checkpoints: tuple[SeenBy, ...]
+
+    @property
+    def deployed(self) -> str | None:
+        """The deployed checkpoint, if it saw the row."""
+        return next((seen.checkpoint for seen in self.checkpoints if seen.deployed), None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self.row),
+            "checkpoints": [asdict(seen) for seen in self.checkpoints],
+            "deployed": self.deployed,
+        }
+
+
+def find_checkpoint(workspace: Workspace, wanted: str) -> Checkpoint:
+    """The checkpoint of a name, of a folder's path, or of the first digits of its weights, at least 8.
+
+    Raises:
+        SettingsError: if it is none, or several.
+    """
+    published = list_checkpoints(workspace)
+    name = wanted.rstrip("/").rsplit("/", 1)[-1]
+    found = [checkpoint for checkpoint in published if checkpoint.name == name]
+    if not found and len(wanted) >= MIN_PREFIX:
+        found = [checkpoint for checkpoint in published if checkpoint.weights_sha256.startswith(wanted.lower())]
+    if len(found) != 1:
+        names = ", ".join(checkpoint.name for checkpoint in (found or published)[-10:]) or "none"
+        are = "several checkpoints are" if found else "no checkpoint is"
+        raise SettingsError(f"{are} {wanted!r}; there are: {names}. Name one, or 8 digits of its weights' sha256")
+    return found[0]
+
+
+def rows_of(workspace: Workspace, checkpoint: Checkpoint) -> ModelRows:
+    """All that made the checkpoint, back along its parents to the base model."""
+    by_weights = {found.weights_sha256: found for found in list_checkpoints(workspace)}
+    descent = [checkpoint]
+    while (parent := by_weights.get(descent[-1].parent_sha256)) is not None and parent not in descent:
+        descent.append(parent)
+    base = descent[-1].manifest["parent"]
+    fault = None
+    if base["kind"] != "base_model":
+        fault = f"{base['name']}, the parent of {descent[-1].name}, is not on disk any more: what made it is not known"
+    ancestors = tuple(_ancestor(workspace, found) for found in descent)
+    return ModelRows(
+        checkpoint=checkpoint.name,
+        weights_sha256=checkpoint.weights_sha256,
+        base=base["name"],
+        base_weights_sha256=base["weights_sha256"],
+        rows=sum(dataset.rows for ancestor in ancestors for dataset in ancestor.datasets),
+        descent=ancestors,
+        fault=fault,
+    )
+
+
+def seen_by(workspace: Workspace, row: RowFound) -> RowTrace:
+    """Every checkpoint that saw the row, in the order of publication."""
+    published = list_checkpoints(workspace)
+    seen = _trained_on(workspace, published, row)
+    for checkpoint in published:
+        parent, itself = seen.get(checkpoint.parent_sha256), seen.get(checkpoint.weights_sha256)
+        if parent is not None and (itself is None or (itself.rows_changed and not parent.rows_changed)):
+            seen[checkpoint.weights_sha256] = replace(
+                parent,
+                checkpoint=checkpoint.name,
+                step=checkpoint.step,
+                weights_sha256=checkpoint.weights_sha256,
+                how="descent",
+            )
+    deployed = read_deployed(workspace)
+    weights = None if deployed is None else deployed["weights_sha256"]
+    order = [seen[found.weights_sha256] for found in published if found.weights_sha256 in seen]
+    return RowTrace(row, tuple(replace(found, deployed=found.weights_sha256 == weights) for found in order))
+
+
+def _ancestor(workspace: Workspace, checkpoint: Checkpoint) -> Ancestor:
+    return Ancestor(
+        checkpoint=checkpoint.name,
+        step=checkpoint.step,
+        weights_sha256=checkpoint.weights_sha256,
+        parent=checkpoint.manifest["parent"]["name"],
+        datasets=tuple(_trained_dataset(workspace, entry) for entry in checkpoint.manifest["datasets"]),
+    )
+
+
+def _trained_dataset(workspace: Workspace, entry: dict[str, Any]) -> TrainedOn:
+    key = entry["key"]
+    found = TrainedOn(key, entry["rows"], entry["sha256"])
+    try:
+        dataset = read_dataset(workspace.datasets / key)
+        found = replace(found, file_sha256=dataset.sha256, original_name=dataset.original_name)
+        validated = read_validated(workspace, key)
+    except ArtifactInvalid as error:
+        return replace(found, fault=str(error))
+    found = replace(found, generator=f"{validated.generator_id}@{validated.generator_version or '?'}")
+    if validated.rows_sha256 != entry["sha256"]:
+        return replace(found, fault="it was validated again since, with other rows: the lines of then are not known")
+    return replace(found, lines=tuple(_ranges(pl.read_parquet(validated.rows_path, columns=["line"])["line"])))
+
+
+def _ranges(lines: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as ranges, both ends included."""
+    first = last = None
+    for line in lines:
+        if first is None or last is None:
+            first = line
+        elif line != last + 1:
+            yield first, last
+            first = line
+        last = line
+    if first is not None and last is not None:
+        yield first, last
+
+
+def _trained_on(workspace: Workspace, published: Sequence[Checkpoint], row: RowFound) -> dict[str, SeenBy]:
+    """Weights to the checkpoints that were trained on a dataset with the row.
+
+    A row that is rejected now was perhaps accepted by the validation before; that is not known any more.
+    """
+    accepted = {place.dataset for place in row.accepted}
+    now = {key: _rows_sha256(workspace, key) for key in accepted | {entry.dataset for entry in row.rejected}}
+    seen: dict[str, SeenBy] = {}
+    for checkpoint in published:
+        for entry in checkpoint.manifest["datasets"]:
+            key = entry["key"]
+            rows_changed = key in now and entry["sha256"] != now[key]
+            if key not in now or not (key in accepted or rows_changed):
+                continue
+            if checkpoint.weights_sha256 not in seen or not rows_changed:
+                seen[checkpoint.weights_sha256] = SeenBy(
+                    checkpoint=checkpoint.name,
+                    step=checkpoint.step,
+                    weights_sha256=checkpoint.weights_sha256,
+                    how="trained",
+                    dataset=key,
+                    through=checkpoint.name,
+                    rows_changed=rows_changed,
+                )
+    return seen
+
+
+def _rows_sha256(workspace: Workspace, key: str) -> str | None:
+    """Of the dataset's rows as they are accepted now; None if it is not validated."""
+    folder = workspace.datasets / key / "validated"
+    return read_validated(workspace, key).rows_sha256 if is_complete(folder) else None

@@ -1,0 +1,204 @@
+"""Both ways, on real checkpoints: which rows made a model, and which models saw a row."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from gpu_assets.datasets.records import find_dataset
+from gpu_assets.datasets.validate import read_validated
+from gpu_assets.errors import ArtifactInvalid, SettingsError
+from gpu_assets.lineage.rows import find_row
+from gpu_assets.lineage.trace import RowTrace, find_checkpoint, rows_of, seen_by
+from resources.artifacts import sha256_file
+from resources.workspace import Workspace
+from tests.lineage.world import BAD_LINE, ROWS, World
+
+MAX_BYTES = 2**20
+
+
+def trace(workspace: Workspace, wanted: str) -> RowTrace:
+    return seen_by(workspace, find_row(workspace, wanted, MAX_BYTES))
+
+
+@pytest.fixture
+def own(world: World, tmp_path: Path) -> Workspace:
+    """A copy of the world that a test may change."""
+    return Workspace(Path(shutil.copytree(world.workspace.home, tmp_path / "own")))
+
+
+def row_hash(world: World, key: str, line: int) -> str:
+    rows = pl.read_parquet(read_validated(world.workspace, key).rows_path)
+    return str(rows.filter(pl.col("line") == line)["row_sha256"].item())
+
+
+def test_a_model_is_made_of_all_files_back_to_the_base_model(world: World) -> None:
+    model = rows_of(world.workspace, world.second)
+
+    assert [ancestor.checkpoint for ancestor in model.descent] == [world.second.name, world.first.name]
+    assert (model.base_weights_sha256, model.fault) == (world.first.base_weights_sha256, None)
+    assert model.rows == 2 * ROWS
+    (b,), (a,) = model.descent[0].datasets, model.descent[1].datasets
+    assert (a.key, a.rows, a.generator) == (world.a, ROWS, "manual@?")
+    assert a.file_sha256 == sha256_file(world.files / "a.jsonl")
+    assert a.lines == ((1, BAD_LINE - 1), (BAD_LINE + 1, ROWS + 1)), "the rejected line is not among them"
+    assert (b.generator, b.lines) == ("curriculum@1.0.0", ((1, ROWS),))
+    json.dumps(model.to_json())
+
+
+def test_a_checkpoint_is_found_by_name_by_path_and_by_its_weights(world: World) -> None:
+    for wanted in (world.first.name, str(world.first.folder), f"{world.first.folder}/", world.first.weights_sha256[:8]):
+        assert find_checkpoint(world.workspace, wanted).name == world.first.name
+
+
+@pytest.mark.parametrize("wanted", ["checkpoint-1", "", "ffffffff"])
+def test_what_is_no_checkpoint_is_refused_with_those_that_are(world: World, wanted: str) -> None:
+    with pytest.raises(SettingsError, match=world.second.name):
+        find_checkpoint(world.workspace, wanted)
+
+
+def test_a_row_is_seen_by_what_was_trained_on_it_and_by_what_descends_from_that(world: World) -> None:
+    found = trace(world.workspace, f"{world.a}:2")
+
+    assert [(seen.checkpoint, seen.how, seen.through) for seen in found.checkpoints] == [
+        (world.first.name, "trained", world.first.name),
+        (world.second.name, "descent", world.first.name),
+    ]
+    assert not any(seen.rows_changed for seen in found.checkpoints)
+    assert found.deployed == world.second.name
+
+
+def test_a_row_of_the_later_file_was_not_seen_by_the_earlier_checkpoint(world: World) -> None:
+    found = trace(world.workspace, f"{world.b}:1")
+
+    assert [(seen.checkpoint, seen.how) for seen in found.checkpoints] == [(world.second.name, "trained")]
+
+
+def test_a_file_a_dataset_and_a_hash_name_the_same_row(world: World) -> None:
+    sha256 = row_hash(world, world.a, 3)
+    answers = [
+        trace(world.workspace, wanted)
+        for wanted in (f"{world.files / 'a.jsonl'}:3", f"{world.a}:3", sha256, sha256[:8].upper())
+    ]
+
+    assert {answer.row.row_sha256 for answer in answers} == {sha256}
+    assert all(answer == answers[0] for answer in answers)
+
+
+def test_a_row_with_other_metadata_in_a_file_that_was_never_taken_in_is_the_same_row(
+    world: World, tmp_path: Path
+) -> None:
+    row = json.loads((world.files / "a.jsonl").read_text().splitlines()[4])
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"metadata": {"mine": 1}, "messages": row["messages"]}))
+
+    found = trace(world.workspace, f"{tmp_path / 'mine.jsonl'}:1")
+
+    assert [(place.dataset, place.line) for place in found.row.accepted] == [(world.a, 5)]
+
+
+def test_a_row_in_two_datasets_is_seen_through_the_trained_one(world: World) -> None:
+    found = trace(world.workspace, f"{world.c}:1")
+
+    assert {(place.dataset, place.line) for place in found.row.accepted} == {(world.a, 1), (world.c, 1)}
+    assert {seen.dataset for seen in found.checkpoints} == {world.a}
+
+
+def test_a_row_that_was_validated_and_not_trained_on_is_seen_by_nobody(world: World) -> None:
+    found = trace(world.workspace, f"{world.c}:2")
+
+    assert (len(found.row.accepted), found.checkpoints, found.deployed) == (1, (), None)
+
+
+@pytest.mark.parametrize("by", ["file", "key"])
+def test_a_rejected_row_is_answered_with_the_rule_and_what_was_seen(world: World, by: str) -> None:
+    name = str(world.files / "a.jsonl") if by == "file" else world.a
+    found = trace(world.workspace, f"{name}:{BAD_LINE}")
+
+    (rejected,) = found.row.rejected
+    assert (rejected.dataset, rejected.line) == (world.a, BAD_LINE)
+    assert rejected.rule and rejected.detail
+    assert (found.row.accepted, found.checkpoints) == ((), ())
+
+
+def test_a_rejected_row_is_found_by_its_hash(world: World) -> None:
+    sha256 = find_row(world.workspace, f"{world.a}:{BAD_LINE}", MAX_BYTES).row_sha256
+    assert sha256 is not None
+
+    found = find_row(world.workspace, sha256[:12], MAX_BYTES)
+
+    assert [(entry.dataset, entry.line) for entry in found.rejected] == [(world.a, BAD_LINE)]
+
+
+def test_a_line_that_is_no_row_says_so(world: World) -> None:
+    found = find_row(world.workspace, f"{world.refused}:2", MAX_BYTES)
+
+    assert found.row_sha256 is None
+    assert found.note is not None and found.note.startswith("line 2 is no row")
+    assert len(found.rejected) == 1
+
+
+def test_a_good_row_of_a_refused_file_is_answered_with_the_refusal(world: World) -> None:
+    found = find_row(world.workspace, f"{world.refused}:1", MAX_BYTES)
+
+    assert (found.accepted, found.rejected) == ((), ())
+    assert found.note is not None and "its file was refused" in found.note
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ("nothing.jsonl:3", "neither a file nor the key"),
+        ("abc", "names no row"),
+        ("0123456789abcdef", "no accepted and no rejected row"),
+    ],
+)
+def test_what_names_no_row_is_refused(world: World, wanted: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        find_row(world.workspace, wanted, MAX_BYTES)
+
+
+def test_a_line_that_is_not_there_is_refused(world: World) -> None:
+    with pytest.raises(SettingsError, match="has no line 999"):
+        find_row(world.workspace, f"{world.a}:999", MAX_BYTES)
+
+
+def test_rows_of_then_are_not_known_after_another_validation(world: World, own: Workspace) -> None:
+    manifest = own.datasets / world.a / "validated" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(read_validated(own, world.a).rows_sha256, "f" * 64))
+
+    (a,) = rows_of(own, world.second).descent[1].datasets
+    assert a.lines == () and a.fault is not None and "validated again" in a.fault
+    assert [seen.rows_changed for seen in trace(own, f"{world.a}:2").checkpoints] == [True, True]
+    assert len(trace(own, f"{world.a}:{BAD_LINE}").checkpoints) == 2, "it was perhaps accepted then"
+
+
+def test_a_dataset_and_a_parent_that_are_gone_are_named(world: World, own: Workspace) -> None:
+    shutil.rmtree(own.datasets / world.b)
+    shutil.rmtree(own.checkpoints / world.first.name)
+
+    model = rows_of(own, find_checkpoint(own, world.second.name))
+
+    assert model.fault is not None and world.first.name in model.fault
+    ((b,),) = (ancestor.datasets for ancestor in model.descent)
+    assert (b.key, b.rows) == (world.b, ROWS)
+    assert b.fault is not None and b.file_sha256 is None
+
+
+@pytest.mark.parametrize("path", ["datasets/{a}/validated/rows.parquet", "quarantine/{a}/rejected.jsonl"])
+def test_what_cannot_be_read_is_a_sentence(world: World, own: Workspace, path: str) -> None:
+    (own.home / path.format(a=world.a)).write_text("half")
+
+    with pytest.raises(ArtifactInvalid):
+        trace(own, f"{world.a}:2")
+
+
+def test_nothing_deployed_is_said(world: World, own: Workspace) -> None:
+    shutil.rmtree(own.serving / "deployed")
+
+    assert trace(own, f"{world.a}:2").deployed is None
+
+
+def test_a_dataset_of_the_world_is_what_was_dropped(world: World) -> None:
+    assert find_dataset(world.workspace, world.a).sha256 == sha256_file(world.files / "a.jsonl")

@@ -1,0 +1,19 @@
+"""Plots of times are drawn whatever the span: a demo lasts seconds, a line months."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from resources.plots import markdown_picture, shares_over_time
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.3, 59, 7_200, 864_000, 100_000_000])
+@pytest.mark.parametrize("points", [0, 1, 50])
+def test_shares_are_drawn_over_any_span(seconds: float, points: int) -> None:
+    series = {"a@1": [(BEGIN + timedelta(seconds=seconds * n / 50), 0.08) for n in range(points)]}
+
+    picture = markdown_picture(shares_over_time(series, 0.05, "rows lost, %"), "shares")
+
+    assert picture.startswith("![shares](data:image/png;base64,")

@@ -274,6 +274,22 @@ def test_a_tick_whose_result_was_lost_is_made_up_for(
     assert instance.get_dynamic_partitions(DATASETS_PARTITIONS) == dataset_keys(workspace)
 
 
+def test_a_file_that_comes_while_a_tick_has_nothing_to_do_is_taken_in_by_that_tick(
+    workspace: Workspace, platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions
+) -> None:
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            drop(workspace, "a.jsonl")
+
+    result = build_inbox_sensor(platform, pause=pause)(
+        dg.build_sensor_context(instance=instance, definitions=definitions)
+    )
+    assert len(ranges(result)) == 1
+
+
 def test_what_is_in_an_open_run_is_not_started_again(
     workspace: Workspace, instance: dg.DagsterInstance, definitions: dg.Definitions, sensor: Sensor
 ) -> None:

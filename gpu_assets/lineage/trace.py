@@ -106,7 +106,7 @@ class RowTrace:
 
 
 def find_checkpoint(workspace: Workspace, wanted: str) -> Checkpoint:
-    """The checkpoint of a name, of a folder's path, or of the first digits of its weights, at least 8.
+    """The checkpoint of a name, of a folder's path, of `checkpoint-<step>`, or of the first 8 digits of its weights.
 
     Raises:
         SettingsError: if it is none, or several.
@@ -114,6 +114,8 @@ def find_checkpoint(workspace: Workspace, wanted: str) -> Checkpoint:
     published = list_checkpoints(workspace)
     name = wanted.rstrip("/").rsplit("/", 1)[-1]
     found = [checkpoint for checkpoint in published if checkpoint.name == name]
+    if not found:
+        found = [checkpoint for checkpoint in published if name == f"checkpoint-{checkpoint.step}"]
     if not found and len(wanted) >= MIN_PREFIX:
         found = [checkpoint for checkpoint in published if checkpoint.weights_sha256.startswith(wanted.lower())]
     if len(found) != 1:

@@ -48,12 +48,14 @@ def test_a_model_is_made_of_all_files_back_to_the_base_model(world: World) -> No
     json.dumps(model.to_json())
 
 
-def test_a_checkpoint_is_found_by_name_by_path_and_by_its_weights(world: World) -> None:
-    for wanted in (world.first.name, str(world.first.folder), f"{world.first.folder}/", world.first.weights_sha256[:8]):
+def test_a_checkpoint_is_found_by_name_by_step_by_path_and_by_its_weights(world: World) -> None:
+    first = world.first
+    names = first.name, f"checkpoint-{first.step}", str(first.folder), f"{first.folder}/", first.weights_sha256[:8]
+    for wanted in names:
         assert find_checkpoint(world.workspace, wanted).name == world.first.name
 
 
-@pytest.mark.parametrize("wanted", ["checkpoint-1", "", "ffffffff"])
+@pytest.mark.parametrize("wanted", ["checkpoint-999", "", "ffffffff"])
 def test_what_is_no_checkpoint_is_refused_with_those_that_are(world: World, wanted: str) -> None:
     with pytest.raises(SettingsError, match=world.second.name):
         find_checkpoint(world.workspace, wanted)

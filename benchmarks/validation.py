@@ -29,11 +29,11 @@ import polars as pl
 from benchmarks.duplicates import build
 from benchmarks.rows import sentence, write_rows
 from gpu_assets.base_model.tiny import CHAT_TEMPLATE, build_tokenizer
+from gpu_assets.datasets.reserved import RESERVED
 from gpu_assets.rendering import Renderer
 from gpu_assets.rendering.profiles import get_profile
 from gpu_assets.settings import Validation
-from serving.skills import binary
-from validators import DATASET_SPECS, DataValidator, Limits, Reserved
+from validators import DATASET_SPECS, DataValidator, Limits
 from validators.contamination import EvaluationIndex, EvaluationItem
 from validators.duplicates import DuplicateFinder
 from validators.history import RowHistory
@@ -207,8 +207,7 @@ def make_validator(evaluation: EvaluationIndex | None = None) -> DataValidator:
     renderer = Renderer(
         tokenizer=build_tokenizer(), template=CHAT_TEMPLATE, profile=get_profile("plain"), end_token="<|im_end|>"
     )
-    reserved = Reserved(binary.is_held_out, binary.asks_held_out, marks=tuple(binary.DIGITS))
-    return DataValidator(renderer, Limits(Validation(), MAX_LENGTH), reserved, evaluation)
+    return DataValidator(renderer, Limits(Validation(), MAX_LENGTH), RESERVED, evaluation)
 
 
 def _measured(validate: Callable[[], Any]) -> Figures:

@@ -81,9 +81,8 @@ class Rule(StrEnum):
     TOO_MANY_REJECTED = "too_many_rejected"
 
 
+_REPAIRED = (Rule.BYTE_ORDER_MARK, Rule.BLANK_LINE)
 _WARNINGS = (
-    Rule.BYTE_ORDER_MARK,
-    Rule.BLANK_LINE,
     Rule.UNKNOWN_COLUMN,
     Rule.EXACT_DUPLICATE,
     Rule.NEAR_DUPLICATE,
@@ -106,10 +105,10 @@ _WARNINGS = (
 SEVERITIES: Mapping[Rule, Severity] = {
     **dict.fromkeys(Rule, Severity.REJECT_ROW),
     **dict.fromkeys((Rule.NOT_TEXT, Rule.EMPTY_FILE, Rule.TOO_MANY_REJECTED), Severity.REJECT_FILE),
-    **dict.fromkeys(_WARNINGS, Severity.WARN),
+    **dict.fromkeys(_REPAIRED + _WARNINGS, Severity.WARN),
 }
 """The severity of each rule where the settings name no other (`validation.severities`)."""
-ADJUSTABLE: frozenset[Rule] = frozenset(_WARNINGS[2:]) | {Rule.ANSWER_LEAKAGE, Rule.CONTAMINATION}
+ADJUSTABLE: frozenset[Rule] = frozenset(_WARNINGS) | {Rule.ANSWER_LEAKAGE, Rule.CONTAMINATION}
 """Rules whose severity the settings may change; without the others a row could not be read, or trained on."""
 
 

@@ -97,11 +97,6 @@ def _dagster(settings: Settings, environment: list[str]) -> ChildSpec:
 
         runs.cancel_open_runs(workspace)
 
-    def close_what_started_meanwhile() -> None:
-        from gpu_assets.cli import runs
-
-        runs.close_left_runs(workspace)
-
     return ChildSpec(
         name="dagster",
         command=lambda: ["env", *environment, *dev],
@@ -109,5 +104,5 @@ def _dagster(settings: Settings, environment: list[str]) -> ChildSpec:
         waits_for=lambda: health.dagster_waits_for(settings.hosts),
         before_start=close_left_runs,
         before_stop=cancel_open_runs,
-        after_stop=close_what_started_meanwhile,
+        after_stop=close_left_runs,  # What started meanwhile.
     )

@@ -22,11 +22,11 @@ from gpu_assets.cli.renderers import configured_renderer, named_renderer
 from gpu_assets.cli.sources import Source, find_sources
 from gpu_assets.cli.verdicts import FileVerdict, print_verdicts, to_json
 from gpu_assets.datasets.names import SIDECAR_SUFFIX, display
+from gpu_assets.datasets.reserved import RESERVED
 from gpu_assets.errors import DatasetInvalid, SettingsError
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Settings, Validation, load_settings
 from resources.workspace import Workspace
-from serving.skills import binary
 from validators import (
     DATASET_SPECS,
     DatasetSpec,
@@ -34,7 +34,6 @@ from validators import (
     Level,
     Limits,
     Report,
-    Reserved,
     Sidecar,
     SpecValidator,
     check_generator,
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
 PROGRESS_FROM_BYTES = 20 * 2**20
 NAME_WIDTH = 30
 """Characters of a file's name beside its progress bar."""
-RESERVED = Reserved(binary.is_held_out, binary.asks_held_out, marks=tuple(binary.DIGITS))
 
 
 @or_exit

@@ -9,7 +9,7 @@ from resources.artifacts import is_complete, read_manifest, sha256_file
 from resources.workspace import Workspace
 from validators.contamination import EvaluationItem
 
-ITEMS = "*/items.jsonl"
+ITEMS_FILE = "items.jsonl"
 EVALUATION_SET_KIND = "evaluation_set"
 REMAKE = "materialize evaluation_sets"
 
@@ -29,7 +29,7 @@ def read_evaluation_items(workspace: Workspace) -> Iterator[EvaluationItem]:
         ArtifactInvalid: if a frozen set was changed, or a line of it is no item.
     """
     decoder = msgspec.json.Decoder(_Item)
-    for path in sorted(workspace.evaluation.glob(ITEMS)):
+    for path in sorted(workspace.evaluation.glob(f"*/{ITEMS_FILE}")):
         if not is_complete(path.parent):
             continue
         if sha256_file(path) != read_manifest(path.parent, EVALUATION_SET_KIND).get("items_file_sha256"):

@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from functools import cached_property
 
-from resources.artifacts import is_complete
+from resources.artifacts import MANIFEST_FILE, is_complete
 from resources.workspace import Workspace
 
 REPORT_FILE = "report.json"
@@ -30,7 +30,7 @@ class GeneratorPast:
         for folder in self._workspace.datasets.glob("*/validated"):
             if not is_complete(folder):
                 continue
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
             stats = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))["stats"]
             if "length_histogram" in stats:
                 found[manifest["generator"]["id"]][folder.parent.name] = stats["length_histogram"]

@@ -19,13 +19,13 @@ from gpu_assets.datasets.evaluation_items import read_evaluation_items
 from gpu_assets.datasets.names import SIDECAR_SUFFIX
 from gpu_assets.datasets.past import REPORT_FILE, GeneratorPast
 from gpu_assets.datasets.records import Dataset, find_dataset, join_next_step, sidecar_sha256, write_refusal
+from gpu_assets.datasets.reserved import RESERVED
 from gpu_assets.errors import ArtifactInvalid, DatasetInvalid
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Settings, Validation
 from resources.artifacts import MANIFEST_FILE, publishing, read_manifest, sha256_file, sha256_json, write_json
 from resources.clock import utc_now
 from resources.workspace import Workspace
-from serving.skills import binary
 from validators import (
     VALIDATORS,
     DatasetSpec,
@@ -33,7 +33,6 @@ from validators import (
     Limits,
     RejectedRow,
     Report,
-    Reserved,
     Rule,
     Sidecar,
     SpecValidator,
@@ -132,7 +131,7 @@ class Gates:
         content = DataValidator(
             renderer,
             Limits(thresholds, settings.hyperparams.max_length),
-            Reserved(binary.is_held_out, binary.asks_held_out, marks=tuple(binary.DIGITS)),
+            RESERVED,
             EvaluationIndex.build(read_evaluation_items(workspace), thresholds.boilerplate_items),
         )
         job = {"base_model": settings.model_name, "max_length": settings.hyperparams.max_length}
@@ -252,7 +251,7 @@ def problem_keys(rows_path: Path) -> frozenset[str]:
 
 def trained_problem_keys(workspace: Workspace) -> frozenset[str]:
     """The skill problems in all accepted rows of all validated datasets."""
-    files = workspace.datasets.glob(f"*/validated/{ROWS_FILE}")
+    files = workspace.datasets.glob(f"*/{VALIDATED_FOLDER}/{ROWS_FILE}")
     return frozenset().union(*(problem_keys(file) for file in files))
 
 

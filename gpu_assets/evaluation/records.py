@@ -7,7 +7,6 @@ from typing import Any
 from gpu_assets.errors import ArtifactInvalid
 from resources.artifacts import read_manifest, sha256_json
 
-EVALUATION_SET_KIND = "evaluation_set"
 SCORE_KIND = "score"
 
 

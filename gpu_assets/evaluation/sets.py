@@ -4,8 +4,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from gpu_assets.datasets.evaluation_items import EVALUATION_SET_KIND, ITEMS_FILE
 from gpu_assets.errors import ArtifactInvalid, EvaluationInvalid
-from gpu_assets.evaluation.records import EVALUATION_SET_KIND, EvaluationItem, EvaluationSet
+from gpu_assets.evaluation.records import EvaluationItem, EvaluationSet
 from resources.artifacts import (
     MANIFEST_FILE,
     is_complete,
@@ -17,8 +18,6 @@ from resources.artifacts import (
 )
 from resources.workspace import Workspace
 from serving.skills import binary
-
-ITEMS_FILE = "items.jsonl"
 
 
 def build_evaluation_set(level: int) -> EvaluationSet:

@@ -20,7 +20,7 @@ from gpu_assets.datasets.records import (
     find_dataset,
     standing_refusal,
 )
-from gpu_assets.datasets.validate import REJECTED_FILE, ROWS_FILE
+from gpu_assets.datasets.validate import REJECTED_FILE, ROWS_FILE, VALIDATED_FOLDER
 from gpu_assets.errors import ArtifactInvalid, DatasetInvalid, SettingsError
 from resources.artifacts import is_complete, sha256_file
 from resources.workspace import Workspace
@@ -88,7 +88,7 @@ def accepted_places(workspace: Workspace, prefix: str) -> dict[str, tuple[Place,
         ArtifactInvalid: if a Parquet file cannot be read.
     """
     scans = []
-    for path in sorted(workspace.datasets.glob(f"*/validated/{ROWS_FILE}")):
+    for path in sorted(workspace.datasets.glob(f"*/{VALIDATED_FOLDER}/{ROWS_FILE}")):
         if is_complete(path.parent):
             matching = pl.scan_parquet(path).filter(pl.col("row_sha256").str.starts_with(prefix))
             key = pl.lit(path.parent.parent.name).alias("key")
@@ -107,10 +107,11 @@ def _find_line(workspace: Workspace, name: str, number: int, max_row_bytes: int)
     path, dataset = Path(name), None
     if path.is_file():
         dataset = _taken_in(workspace, path)
-        sidecar = path.with_name(f"{path.name}{SIDECAR_SUFFIX}")
+        beside = path.with_name(f"{path.name}{SIDECAR_SUFFIX}")
+        sidecar = beside if beside.is_file() else None
     elif name in dataset_keys(workspace):
         dataset = find_dataset(workspace, name)
-        path, sidecar = dataset.data_path, dataset.folder / "sidecar.json"
+        path, sidecar = dataset.data_path, dataset.sidecar_path
     else:
         raise SettingsError(f"{name!r} is neither a file nor the key of a dataset; `gpu-assets queue list` shows keys")
     with LineReader(path) as reader:
@@ -153,7 +154,7 @@ def _rejected_hashes(workspace: Workspace, prefix: str, max_row_bytes: int) -> d
             continue
         dataset = find_dataset(workspace, path.parent.name)
         rejected = {entry.line: entry for entry in _rejected(workspace, dataset)}
-        hash_line = _hasher(dataset.data_path, dataset.folder / "sidecar.json", max_row_bytes)
+        hash_line = _hasher(dataset.data_path, dataset.sidecar_path, max_row_bytes)
         with LineReader(dataset.data_path) as reader:
             for line in reader.lines(max_row_bytes):
                 if line.number in rejected and (sha256 := _hash_or_none(hash_line, line, prefix)) is not None:
@@ -170,13 +171,13 @@ def _hash_or_none(hash_line: Hasher, line: Line, prefix: str) -> str | None:
     return sha256 if sha256.startswith(prefix) else None
 
 
-def _hasher(path: Path, sidecar: Path, max_row_bytes: int) -> Hasher:
+def _hasher(path: Path, sidecar: Path | None, max_row_bytes: int) -> Hasher:
     """What hashes a line of the file as validation does.
 
     Raises:
         DatasetInvalid: if no schema fits the file.
     """
-    named = read_sidecar(sidecar if sidecar.is_file() else None, sidecar.name).schema_id
+    named = read_sidecar(sidecar, None if sidecar is None else sidecar.name).schema_id
     spec = SpecValidator().choose(named, read_columns(path, max_row_bytes)).spec
     decoder = RowDecoder(spec)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import polars as pl
 
 from gpu_assets.datasets.records import read_dataset
-from gpu_assets.datasets.validate import read_validated
+from gpu_assets.datasets.validate import VALIDATED_FOLDER, read_validated
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.lineage.rows import MIN_PREFIX, RowFound
 from gpu_assets.training.line import list_checkpoints
@@ -235,5 +235,5 @@ def _trained_on(workspace: Workspace, published: Sequence[Checkpoint], row: RowF
 
 def _rows_sha256(workspace: Workspace, key: str) -> str | None:
     """Of the dataset's rows as they are accepted now; None if it is not validated."""
-    folder = workspace.datasets / key / "validated"
+    folder = workspace.datasets / key / VALIDATED_FOLDER
     return read_validated(workspace, key).rows_sha256 if is_complete(folder) else None

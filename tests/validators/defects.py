@@ -9,14 +9,13 @@ from collections.abc import Callable
 
 from benchmarks.rows import Row, prose, sentence, topic, vocabulary
 from serving.skills import binary
-from validators import Reserved, Rule
+from validators import Rule
 from validators.contamination import EvaluationIndex, EvaluationItem
 
 Maker = Callable[[random.Random, Row], Row | bytes]
 MAX_ROW_BYTES = 32 * 1024
 MAX_LENGTH = 2048
 MAX_TURNS = 12
-RESERVED = Reserved(binary.is_held_out, binary.asks_held_out, marks=tuple(binary.DIGITS))
 DEFECTS: list[tuple[Rule, Maker]] = []
 NEAR_MISSES: list[tuple[Rule, Maker]] = []
 

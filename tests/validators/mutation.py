@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row, make_row, prose, sentence, vocabulary
 from gpu_assets.base_model.tiny import CHAT_TEMPLATE, build_tokenizer
+from gpu_assets.datasets.reserved import RESERVED
 from gpu_assets.rendering import Renderer
 from gpu_assets.rendering.profiles import get_profile
 from gpu_assets.settings import Validation
@@ -26,7 +27,6 @@ from tests.validators.defects import (
     MAX_LENGTH,
     MAX_ROW_BYTES,
     MAX_TURNS,
-    RESERVED,
     chat,
     evaluation_index,
     line_of,

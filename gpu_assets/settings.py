@@ -44,6 +44,43 @@ class Profile(Section):
     )
 
 
+class AdamW(Section):
+    """AdamW with decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
+
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
+    beta2: float = Field(
+        0.98, gt=0, lt=1, description="Decay of the second moment; 0.999 is slower where runs have hundreds of steps."
+    )
+    eps: float = Field(1e-8, gt=0, description="Keeps the update finite where the second moment is nought.")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled: taken from the weights, not the gradient.")
+
+
+class Muon(Section):
+    """Muon for the hidden matrices (Jordan et al. 2024); the rest goes to AdamW."""
+
+    learning_rate: float = Field(0.02, ge=1e-6, le=1, description="Peak for hidden matrices; shaped as learning_rate.")
+    momentum: float = Field(0.95, ge=0, lt=1, description="Nesterov momentum.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled, of the hidden matrices.")
+
+
+class Optimizer(Section):
+    """Which optimizer, and the values of each."""
+
+    type: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "muon"] = Field(
+        "adamw",
+        description="8-bit states are quantized in blocks, paged ones wait in host memory: both need a GPU and the extra gpu.",
+    )
+    adamw: AdamW = AdamW()
+    muon: Muon = Muon()
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), merged into the weights when a checkpoint is published."""
+
+    rank: int = Field(0, ge=0, le=1024, description="0 trains all weights.")
+    alpha: float = Field(16, gt=0, description="The adapters' output is scaled by alpha / rank.")
+
+
 class Hyperparams(Section):
     """Everything that decides the weights, together with the data."""
 
@@ -54,10 +91,6 @@ class Hyperparams(Section):
     decay_share: float = Field(
         0.1, ge=0, le=1, description="The last share of a run, over which the rate falls to a tenth of the peak."
     )
-    adam_beta2: float = Field(
-        0.98, gt=0, lt=1, description="AdamW's second moment; 0.999 is slower where runs have hundreds of steps."
-    )
-    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW, decoupled.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     num_epochs: int = Field(1, ge=1, le=100, description="Times that every accepted row is seen.")
     max_length: int = Field(512, ge=32, le=32768, description="Tokens of a row; longer rows are truncated.")
@@ -74,7 +107,36 @@ class Hyperparams(Section):
         "auto", description="auto: bf16 on CUDA, fp32 on CPU. Weights and optimizer states are fp32 either way."
     )
     use_gradient_checkpointing: bool = Field(False, description="Less memory for about a third more compute.")
+    compile: bool = Field(False, description="torch.compile the model: minutes at the start, faster steps on a GPU.")
+    optimizer: Optimizer = Optimizer()
+    lora: Lora = Lora()
+    weights_precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16 halves weights and gradients, for models that fp32 does not fit; updates are rounded."
+    )
+    replay_share: float = Field(
+        0.1, ge=0, lt=1, description="Rows of earlier datasets, as a share of the run's own, against forgetting."
+    )
+    max_loss_rise: float = Field(
+        4.0, gt=1, description="A step's loss over this many times the median of the last ones is a spike: roll back."
+    )
     seed: int = Field(42, ge=0, description="Of the preset's weights and of the row order.")
+
+
+class Distributed(Section):
+    """More than one process for one training run, each with a device of its own, started by `accelerate launch`."""
+
+    processes: int = Field(1, ge=1, le=64, description="Processes; 1 trains in the run's own.")
+    sharding: Literal["none", "full"] = Field(
+        "none", description="none: a whole model each (DDP); full: weights, gradients and states are cut up (FSDP 2)."
+    )
+
+
+class Storage(Section):
+    """What must stay free on the disk."""
+
+    min_free_gb: float = Field(
+        10.0, ge=0, description="Gigabytes (10^9 bytes) that are free after a checkpoint and its resume points."
+    )
 
 
 class AutoGenerate(Section):
@@ -202,6 +264,8 @@ class Settings(BaseSettings):
     model_path: str = Field("preset:tiny", description="A model folder, relative to <home>/models, or preset:tiny.")
     profile: Profile = Profile()
     hyperparams: Hyperparams = Hyperparams()
+    distributed: Distributed = Distributed()
+    storage: Storage = Storage()
     auto_generate: AutoGenerate = AutoGenerate()
     intake: Intake = Intake()
     validation: Validation = Validation()

@@ -14,102 +14,31 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import get_int_from_env
+from accelerate import Accelerator
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers import PreTrainedModel
 
-from gpu_assets.errors import ArtifactInvalid, SettingsError, TrainingDiverged
+from gpu_assets.errors import TrainingDiverged
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Hyperparams
 from gpu_assets.training.batches import Batch, BatchLimits, Layout, epoch_batches, padding_share
-from gpu_assets.training.loss import SupervisedLoss, collate
-from gpu_assets.training.records import Numerics, TrainingOutcome, TrainingPlan
+from gpu_assets.training.loss import SupervisedLoss
+from gpu_assets.training.model import load_model
+from gpu_assets.training.optimizers import build_optimizer, set_hyperparams
+from gpu_assets.training.progress import Progress
+from gpu_assets.training.records import TrainingOutcome, TrainingPlan
 from gpu_assets.training.resume import load_resume_point, save_resume_point
 from gpu_assets.training.samples import Samples, load_samples
 from gpu_assets.training.schedule import learning_rate
+from gpu_assets.training.step import Run, optimizer_step
 
 logger = logging.getLogger(__name__)
 
-WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Where torch's and MPI's launchers say how many processes they started."""
 LOG_INTERVAL_S = 10.0
-ADAM_BETA1 = 0.9
 CURVE_POINTS = 200
-
-
-@dataclass
-class Progress:
-    """What a resume point holds beside weights and optimizer.
-
-    `step` counts optimizer steps of this run; `fresh_optimizer` is whether it began without its parent's state.
-    """
-
-    num_sequences: int
-    fresh_optimizer: bool = True
-    step: int = 0
-    seen: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.seen = self.seen or [0] * self.num_sequences
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "seen": self.seen,
-            "losses": self.losses,
-            "seconds": self.seconds,
-            "fresh_optimizer": self.fresh_optimizer,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if len(state["seen"]) != self.num_sequences:
-            raise ArtifactInvalid(
-                f"the resume point counts {len(state['seen'])} sequences, the plan has {self.num_sequences}"
-            )
-        self.step, self.seen, self.losses = state["step"], state["seen"], state["losses"]
-        self.seconds, self.fresh_optimizer = state["seconds"], state["fresh_optimizer"]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The moving parts of one training run, after `accelerate` has prepared them."""
-
-    accelerator: Accelerator
-    loss: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    progress: Progress
-    samples: Samples
-    steps: Sequence[tuple[Batch, ...]]
-    layout: Layout
-    pad_id: int
-
-
-def numerics_here(hyperparams: Hyperparams) -> Numerics:
-    """What this process trains with: the device that torch finds, its precision, and the layout that suits it.
-
-    Raises:
-        SettingsError: if the training was started in more than one process.
-    """
-    processes = get_int_from_env(WORLD_SIZES, 1)
-    if processes > 1:
-        raise SettingsError(
-            f"training was started in {processes} processes; one process on one device is supported: start it without "
-            "`accelerate launch`, torchrun or mpirun, or with one process"
-        )
-    device = PartialState().device.type
-    precision = hyperparams.fp_precision
-    if precision == "auto":
-        precision = "bf16" if device == "cuda" else "fp32"
-    return Numerics(device, precision, layout="packed" if device == "cuda" else "padded")
 
 
 def train(
@@ -139,30 +68,23 @@ def train(
     return _finish(run, plan, work, resumed_from)
 
 
-def _prepare(plan: TrainingPlan, samples: Samples, parent_optimizer: Path | None, pad_id: int) -> _Run:
+def _prepare(plan: TrainingPlan, samples: Samples, parent_optimizer: Path | None, pad_id: int) -> Run:
     hyperparams = plan.hyperparams
     torch.manual_seed(hyperparams.seed)
     accelerator = Accelerator(mixed_precision="bf16" if plan.numerics.precision == "bf16" else "no")
-    model = _load_model(plan.parent.folder, hyperparams)
+    model = load_model(plan.parent.folder, hyperparams)
     loss = SupervisedLoss(model).train()
-    optimizer = torch.optim.AdamW(
-        loss.parameters(),
-        lr=hyperparams.learning_rate,
-        betas=(ADAM_BETA1, hyperparams.adam_beta2),
-        weight_decay=hyperparams.weight_decay,
-        fused=True,
-    )
+    optimizer = build_optimizer(loss.parameters(), hyperparams)
     loss, optimizer = accelerator.prepare(loss, optimizer)
     if parent_optimizer is not None:
         state = torch.load(parent_optimizer / "optimizer.bin", map_location=accelerator.device, weights_only=True)
         optimizer.load_state_dict(state)
-        for group in optimizer.param_groups:  # They came with the state, as the parent's run had them.
-            group["betas"], group["weight_decay"] = (ADAM_BETA1, hyperparams.adam_beta2), hyperparams.weight_decay
+        set_hyperparams(optimizer, hyperparams)
     progress = Progress(len(samples.sequences), fresh_optimizer=parent_optimizer is None)
     accelerator.register_for_checkpointing(progress)
     layout = plan.numerics.layout
     steps = plan_steps(samples.lengths, hyperparams, layout)
-    return _Run(accelerator, loss, optimizer, progress, samples, steps, layout, pad_id)
+    return Run(accelerator, loss, optimizer, progress, samples, steps, layout, pad_id)
 
 
 def plan_steps(lengths: Sequence[int], hyperparams: Hyperparams, layout: Layout) -> list[tuple[Batch, ...]]:
@@ -176,13 +98,13 @@ def plan_steps(lengths: Sequence[int], hyperparams: Hyperparams, layout: Layout)
     return steps
 
 
-def _run_steps(run: _Run, plan: TrainingPlan, work: Path, report: Callable[[str], None]) -> None:
+def _run_steps(run: Run, plan: TrainingPlan, work: Path, report: Callable[[str], None]) -> None:
     progress, total = run.progress, len(run.steps)
     begun, reported = time.monotonic() - progress.seconds, time.monotonic()
     bar = tqdm(total=total, initial=progress.step, desc="training", unit="step", disable=None)
     while progress.step < total:
         rate = learning_rate(progress.step, total, plan.hyperparams, fresh_optimizer=progress.fresh_optimizer)
-        loss, gradient_norm = _optimizer_step(run, run.steps[progress.step], rate, plan.hyperparams.max_grad_norm)
+        loss, gradient_norm = optimizer_step(run, run.steps[progress.step], rate, plan.hyperparams.max_grad_norm)
         _check_finite("loss", loss, plan, progress.step)
         _check_finite("norm of the gradient", gradient_norm, plan, progress.step)
         progress.losses.append(loss)
@@ -198,35 +120,7 @@ def _run_steps(run: _Run, plan: TrainingPlan, work: Path, report: Callable[[str]
     bar.close()
 
 
-def _optimizer_step(run: _Run, batches: Sequence[Batch], rate: float, max_grad_norm: float) -> tuple[float, float]:
-    """One optimizer step over its micro-batches; the mean loss a supervised token, and the gradient's norm.
-
-    Each micro-batch's summed loss is divided by the whole step's supervised tokens, so accumulation
-    weighs tokens and not micro-batches. The weights stay as they are where the gradient is not
-    finite, which a finite loss does not exclude.
-    """
-    sequences = run.samples.sequences
-    supervised = sum(sequences[index].num_supervised for batch in batches for index in batch)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    total = 0.0
-    for batch in batches:
-        tensors = collate([sequences[index] for index in batch], run.layout, run.pad_id)
-        device = run.accelerator.device
-        with run.accelerator.autocast():
-            loss = run.loss(tensors.ids_BT.to(device), tensors.positions_BT.to(device), tensors.targets_BT.to(device))
-        run.accelerator.backward(loss / supervised)
-        total += loss.item()
-        for index in batch:
-            run.progress.seen[index] += 1
-    gradient_norm = float(run.accelerator.clip_grad_norm_(run.loss.parameters(), max_grad_norm))
-    if math.isfinite(gradient_norm):
-        run.optimizer.step()
-    run.optimizer.zero_grad()
-    return total / supervised, gradient_norm
-
-
-def _finish(run: _Run, plan: TrainingPlan, work: Path, resumed_from: int | None) -> TrainingOutcome:
+def _finish(run: Run, plan: TrainingPlan, work: Path, resumed_from: int | None) -> TrainingOutcome:
     model: PreTrainedModel = run.accelerator.unwrap_model(run.loss).model
     _check_weights(model, plan)
     model_folder, optimizer_folder = work / "model", work / "optimizer"
@@ -287,14 +181,3 @@ def _check_every_row_seen(progress: Progress, epochs: int) -> None:
     wrong = sum(1 for count in progress.seen if count != epochs)
     if wrong:
         raise AssertionError(f"{wrong} of {progress.num_sequences} sequences were not seen exactly {epochs} times")
-
-
-def _load_model(folder: Path, hyperparams: Hyperparams) -> PreTrainedModel:
-    """fp32 weights with SDPA attention, from safetensors in a local folder."""
-    disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
-    )
-    if hyperparams.use_gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    return model

@@ -47,7 +47,7 @@ def run_training(
         TrainingDiverged: if the loss is not finite; nothing is published, and the resume points, which lead to
             the same loss, are removed.
     """
-    from gpu_assets.training.loop import numerics_here
+    from gpu_assets.training.numerics import numerics_here
 
     workspace, settings = platform.workspace, platform.settings
     numerics = numerics_here(settings.hyperparams)

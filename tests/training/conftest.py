@@ -11,7 +11,7 @@ import torch
 from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.base_model.records import BaseModel
 from gpu_assets.settings import Settings
-from gpu_assets.training.loop import numerics_here
+from gpu_assets.training.numerics import numerics_here
 from gpu_assets.training.records import Parent, TrainingDataset, TrainingPlan
 from resources.workspace import Workspace
 from serving.skills import binary

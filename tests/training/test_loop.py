@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from gpu_assets.base_model.records import BaseModel
 from gpu_assets.errors import ArtifactInvalid, TrainingDiverged
+from gpu_assets.settings import AdamW, Optimizer
 from gpu_assets.training import loop
-from gpu_assets.training.loop import Progress, plan_steps, train
+from gpu_assets.training.loop import plan_steps, train
 from gpu_assets.training.loss import SupervisedLoss
+from gpu_assets.training.progress import Progress
 from gpu_assets.training.records import Parent, TrainingPlan
 from gpu_assets.training.resume import resume_points
 from resources.artifacts import weights_sha256
@@ -44,7 +46,7 @@ def work(tmp_path: Path) -> Path:
 
 def stop_after(plan: TrainingPlan, work: Path, steps: int) -> None:
     """Train and stop as a crash does, in the step after this many."""
-    step, done = loop._optimizer_step, 0
+    step, done = loop.optimizer_step, 0
 
     def counted(*args: object, **kwargs: object) -> float:
         nonlocal done
@@ -54,7 +56,7 @@ def stop_after(plan: TrainingPlan, work: Path, steps: int) -> None:
         return step(*args, **kwargs)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(loop, "_optimizer_step", counted)
+        patch.setattr(loop, "optimizer_step", counted)
         train(plan, work, None, quiet)
 
 
@@ -224,7 +226,7 @@ def test_a_later_run_steps_with_its_own_settings_and_not_its_parents(make_plan: 
     for name in ("first", "continued"):
         (tmp_path / name).mkdir()
     first = train(make_plan(), tmp_path / "first", None, quiet)
-    plan = make_plan(seed=1, adam_beta2=0.9, weight_decay=0.5)
+    plan = make_plan(seed=1, optimizer=Optimizer(adamw=AdamW(beta2=0.9, weight_decay=0.5)))
     outcome = train(plan, tmp_path / "continued", first.optimizer_folder, quiet)
     (group,) = torch.load(outcome.optimizer_folder / "optimizer.bin", weights_only=True)["param_groups"]
     assert (group["betas"], group["weight_decay"]) == ((0.9, 0.9), 0.5)
@@ -268,13 +270,13 @@ def _train_until_killed(plan: TrainingPlan, work: Path, rng: random.Random) -> N
 def _train_slowly(plan: TrainingPlan, work: Path) -> None:
     """The real loop, with a pause a step so that the kill lands inside it."""
     torch.set_num_threads(1)
-    step = loop._optimizer_step
+    step = loop.optimizer_step
 
     def paused(*args: object, **kwargs: object) -> float:
         time.sleep(0.05)
         return step(*args, **kwargs)  # type: ignore[arg-type]
 
-    loop._optimizer_step = paused  # type: ignore[assignment]
+    loop.optimizer_step = paused  # type: ignore[assignment]
     train(plan, work, None, quiet)
 
 

@@ -14,7 +14,7 @@ import torch
 from gpu_assets.base_model.records import BaseModel
 from gpu_assets.errors import DatasetInvalid, SettingsError, TrainingDiverged
 from gpu_assets.settings import PROJECT_ROOT, Settings
-from gpu_assets.training import loop
+from gpu_assets.training import loop, numerics
 from gpu_assets.training.line import list_checkpoints
 from gpu_assets.training.records import TrainingDataset
 from gpu_assets.training.run import TrainingResult, require_rows, run_training
@@ -158,8 +158,8 @@ def test_what_another_process_trained_while_this_one_waited_is_not_trained_again
 def test_on_another_device_training_begins_at_the_start_and_says_why(
     run: Run, dataset, workspace: Workspace, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = loop.numerics_here
-    step, done = loop._optimizer_step, 0
+    here = numerics.numerics_here
+    step, done = loop.optimizer_step, 0
 
     def stop_in_the_last(*args, **kwargs) -> tuple[float, float]:
         nonlocal done
@@ -169,11 +169,11 @@ def test_on_another_device_training_begins_at_the_start_and_says_why(
         return step(*args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "_optimizer_step", stop_in_the_last)
+        patch.setattr(loop, "optimizer_step", stop_in_the_last)
         run(dataset(1))
     assert any(workspace.training.glob("*/resume-2"))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "numerics_here", lambda hyperparams: replace(here(hyperparams), layout="packed"))
+        patch.setattr(numerics, "numerics_here", lambda hyperparams: replace(here(hyperparams), layout="packed"))
         checkpoint = run(dataset(1)).by_dataset["rows-1"]
     assert checkpoint.manifest["resumed_from_step"] is None
     assert checkpoint.manifest["times_seen"] == [1, 1]
@@ -184,7 +184,7 @@ def test_on_another_device_training_begins_at_the_start_and_says_why(
 def test_a_plan_that_diverged_leaves_no_resume_point_to_go_on_from(
     run: Run, dataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, done = loop._optimizer_step, 0
+    step, done = loop.optimizer_step, 0
 
     def diverge_after_two(*args, **kwargs) -> tuple[float, float]:
         nonlocal done
@@ -192,7 +192,7 @@ def test_a_plan_that_diverged_leaves_no_resume_point_to_go_on_from(
         return step(*args, **kwargs) if done <= 2 else (float("nan"), 1.0)
 
     with monkeypatch.context() as patch, pytest.raises(TrainingDiverged):
-        patch.setattr(loop, "_optimizer_step", diverge_after_two)
+        patch.setattr(loop, "optimizer_step", diverge_after_two)
         run(dataset(1))
     assert not any(workspace.training.glob("*/plan.json"))
 
@@ -200,7 +200,7 @@ def test_a_plan_that_diverged_leaves_no_resume_point_to_go_on_from(
 SEVERAL = """
 from gpu_assets.errors import SettingsError
 from gpu_assets.settings import load_settings
-from gpu_assets.training.loop import numerics_here
+from gpu_assets.training.numerics import numerics_here
 try:
     numerics_here(load_settings().hyperparams)
 except SettingsError as error:

@@ -68,7 +68,7 @@ class Optimizer(Section):
 
     type: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "muon"] = Field(
         "adamw",
-        description="8-bit states are quantized in blocks, paged ones wait in host memory: both need a GPU and the extra gpu.",
+        description="8-bit: states quantized in blocks. paged: states wait in host memory. Both need CUDA, extra gpu.",
     )
     adamw: AdamW = AdamW()
     muon: Muon = Muon()

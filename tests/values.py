@@ -77,7 +77,7 @@ def make_checkpoint(
         "base_weights_sha256": base,
         "parent": {"kind": "base_model", "name": "base", "weights_sha256": base, "step": 0},
         "datasets": [{"key": key, "sha256": f"sha-of-{key}", "rows": 1} for key in datasets],
-        "renderer": {"digest": "digest"},
+        "renderer": {"digest": "digest", "profile": {"name": "plain", "version": "1.0"}},
         "loss": 0.5,
         "created_at": "2026-01-01T00:00:00+00:00",
     }

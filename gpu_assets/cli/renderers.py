@@ -8,6 +8,7 @@ from gpu_assets.base_model.tiny import CHAT_TEMPLATE, SPECIAL_TOKENS, build_toke
 from gpu_assets.errors import RenderingError
 from gpu_assets.rendering import Renderer
 from gpu_assets.rendering.profiles import get_profile
+from gpu_assets.rendering.renderer import template_in_force
 from gpu_assets.settings import Settings
 from resources.workspace import Workspace
 from validators import Level
@@ -70,10 +71,11 @@ def _load_tokenizer(path: Path) -> Tokenizer:
 
 
 def _tiny(settings: Settings) -> Renderer:
+    profile = get_profile(settings.profile.name)
     return Renderer(
         tokenizer=build_tokenizer(),
-        template=CHAT_TEMPLATE,
-        profile=get_profile(settings.profile.name),
+        template=template_in_force(profile, CHAT_TEMPLATE),
+        profile=profile,
         end_token=SPECIAL_TOKENS[-1],
         system_prompt=settings.profile.system_prompt,
     )

@@ -12,6 +12,7 @@ import polars as pl
 
 from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.datasets.observe import validation_of_pass, validation_of_refusal
+from gpu_assets.datasets.parity import PARITY_CHECK, PromptSkew, parity_fault
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, Dataset
 from gpu_assets.datasets.validate import (
     GateRefused,
@@ -41,6 +42,7 @@ CHECKS = {
     "spec_gate": "datasets",
     "content_gate": "validated_datasets",
     "disjoint_from_evaluation": "validated_datasets",
+    PARITY_CHECK: "validated_datasets",
 }
 """Check to the asset that shows it."""
 Verdicts = dict[str, dict[str, str | None]]
@@ -80,6 +82,11 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
                 "disjoint_from_evaluation",
                 asset="validated_datasets",
                 description="No accepted row asks a problem that is reserved for evaluation.",
+            ),
+            dg.AssetCheckSpec(
+                PARITY_CHECK,
+                asset="validated_datasets",
+                description="Its answers are trained after exactly the tokens that the server will prompt with.",
             ),
         ],
         can_subset=True,
@@ -173,6 +180,10 @@ def _pass_gates(gates: Gates, dataset: Dataset, verdicts: Verdicts) -> Validated
     verdicts["disjoint_from_evaluation"][dataset.key] = fault
     if fault is not None:
         raise EvaluationInvalid(f"{dataset.key} holds {fault}")
+    skew = parity_fault(validated.rows_path, gates.renderer)
+    verdicts[PARITY_CHECK][dataset.key] = skew
+    if skew is not None:
+        raise PromptSkew(f"{dataset.key}, {skew}: the template or the profile shows a model other text than it learns")
     return validated
 
 

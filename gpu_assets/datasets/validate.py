@@ -122,6 +122,7 @@ class Gates:
     thresholds: Validation
     workspace: Workspace
     past: GeneratorPast
+    renderer: Renderer
     job: Mapping[str, Any]
     """What the platform knows of every training job: its base model and `max_length`."""
 
@@ -135,7 +136,7 @@ class Gates:
             EvaluationIndex.build(read_evaluation_items(workspace), thresholds.boilerplate_items),
         )
         job = {"base_model": settings.model_name, "max_length": settings.hyperparams.max_length}
-        return cls(SpecValidator(), content, thresholds, workspace, GeneratorPast(workspace), job)
+        return cls(SpecValidator(), content, thresholds, workspace, GeneratorPast(workspace), renderer, job)
 
     def validate(self, dataset: Dataset) -> ValidatedDataset:
         """Pass a dataset through both gates.

@@ -18,6 +18,7 @@ from gpu_assets.evaluation.records import (
     score_identity,
 )
 from gpu_assets.evaluation.sets import check_golden_answers, problem_of
+from gpu_assets.rendering.profiles import get_profile
 from gpu_assets.training.records import Checkpoint
 from resources.artifacts import MANIFEST_FILE, is_complete, publishing, write_json
 from resources.clock import utc_now
@@ -110,20 +111,20 @@ def _ask(
         max_tokens=parameters.max_new_tokens,
         concurrency=concurrency,
     )
-    answers = []
+    profile, answers = get_profile(checkpoint.manifest["renderer"]["profile"]["name"]), []
     for item, reply in zip(evaluation_set.items, replies, strict=True):
         if reply.weights_sha256 != checkpoint.weights_sha256:
             raise EvaluationInvalid(
                 f"{item.problem_key} was answered by weights {reply.weights_sha256[:8]}, "
                 f"wanted {checkpoint.weights_sha256[:8]} of {checkpoint.name}; nothing is recorded"
             )
-        problem = problem_of(item)
+        problem, said = problem_of(item), profile.bare_answer(reply.text)
         answers.append(
             Answer(
                 problem_key=item.problem_key,
                 text=reply.text,
-                parsed=binary.parse_final(reply.text),
-                correct=binary.is_correct(problem, reply.text),
+                parsed=binary.parse_final(said),
+                correct=binary.is_correct(problem, said),
                 truncated=reply.finish_reason == "length",
             )
         )

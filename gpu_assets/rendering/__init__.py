@@ -3,7 +3,7 @@
 Needs `jinja2` and `tokenizers` only. Common ground: imports nothing else of the project but errors.
 """
 
-from gpu_assets.rendering.profiles.base import Message
+from gpu_assets.rendering.profiles.base import Bias, LogitsProcessor, Message, RowProcessor
 from gpu_assets.rendering.renderer import Renderer, Sample
 
-__all__ = ["Message", "Renderer", "Sample"]
+__all__ = ["Bias", "LogitsProcessor", "Message", "Renderer", "RowProcessor", "Sample"]

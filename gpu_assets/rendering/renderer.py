@@ -20,11 +20,22 @@ from tokenizers import Tokenizer
 
 from gpu_assets.errors import RenderingError
 from gpu_assets.rendering.profiles import DataProfile, get_profile
-from gpu_assets.rendering.profiles.base import Message
-from gpu_assets.rendering.template import read_template, read_tokenizer_config, render
+from gpu_assets.rendering.profiles.base import LogitsProcessor, Message
+from gpu_assets.rendering.template import (
+    CHATML,
+    CHATML_END,
+    CHATML_TOKENS,
+    is_thinking,
+    read_template,
+    read_tokenizer_config,
+    render,
+)
 
 TEMPLATE_VARIABLES: dict[str, Any] = {"enable_thinking": False}
 """Passed to every template everywhere; part of the renderer's digest."""
+
+PROBE = "seven questions"
+"""What a user says when a template is tried out."""
 
 
 class Turn(NamedTuple):
@@ -59,27 +70,38 @@ class Renderer:
 
     @classmethod
     def load(cls, folder: Path, profile: str, system_prompt: str | None = None) -> "Renderer":
-        """The renderer of a model folder.
+        """The renderer of a model folder, with the folder's template unless the profile replaces it.
 
         Raises:
-            RenderingError: if the folder has no tokenizer, template or end token, or the profile
-                is not registered.
+            RenderingError: if the folder has no tokenizer, template or end token, the profile is not registered,
+                or the tokenizer lacks the tokens of the template that the profile puts in place of its own.
         """
+        shaping = get_profile(profile)
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise RenderingError(f"{folder} has no tokenizer.json; a fast tokenizer is required")
         config = read_tokenizer_config(folder)
-        end_token = _token_text(config.get("eos_token"))
+        tokenizer, template = Tokenizer.from_file(str(path)), read_template(folder)
+        if (effective := template_in_force(shaping, template)) != template:
+            _require_chatml_tokens(tokenizer, folder, profile)
+            template = effective
+        end_token = CHATML_END if template == CHATML else _token_text(config.get("eos_token"))
         if end_token is None:
             raise RenderingError(f"{folder}/tokenizer_config.json names no eos_token, so answers could not end")
-        return cls(
-            tokenizer=Tokenizer.from_file(str(path)),
-            template=read_template(folder),
-            profile=get_profile(profile),
+        renderer = cls(
+            tokenizer=tokenizer,
+            template=template,
+            profile=shaping,
             end_token=end_token,
             system_prompt=system_prompt,
             bos_token=_token_text(config.get("bos_token")),
         )
+        if PROBE not in renderer._render([{"role": "user", "content": PROBE}]):
+            raise RenderingError(
+                f"the template of {folder} drops what a message says: it wants a message's content as a list of parts, "
+                "and here it is a text. Put a template for text into the folder's chat_template.jinja"
+            )
+        return renderer
 
     @property
     def template_sha256(self) -> str:
@@ -92,7 +114,7 @@ class Renderer:
             "template": self.template,
             "variables": TEMPLATE_VARIABLES,
             "profile": [self.profile.name, self.profile.version],
-            "system_prompt": self.system_prompt,
+            "system_prompt": self.profile.system_prompt(self.system_prompt),
             "end_token": self.end_token,
             "tokenizer": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest(),
         }
@@ -109,6 +131,10 @@ class Renderer:
         """Texts that the tokenizer turns into control tokens; no content may hold one."""
         added = self.tokenizer.get_added_tokens_decoder().values()
         return frozenset(token.content for token in added if token.special)
+
+    def logits_processors(self) -> Sequence[LogitsProcessor]:
+        """What the profile does to logits while answers are generated."""
+        return self.profile.logits_processors(self.tokenizer, self.end_token)
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """The text a model is asked to continue."""
@@ -130,12 +156,13 @@ class Renderer:
         """The texts of every assistant turn of a conversation, in order.
 
         Raises:
-            RenderingError: if the conversation has no assistant turn.
+            RenderingError: if the conversation has no assistant turn, or is unfit for the profile.
         """
-        shaped = self.profile.transform_example(messages, self.system_prompt)
+        if (fault := self.profile.validate_example(messages)) is not None:
+            raise RenderingError(f"unfit for the profile {self.profile.name}: {fault}")
         turns = [
-            Turn(self._render(shaped[:index]), message["content"] + self.end_token)
-            for index, message in enumerate(shaped)
+            Turn(self.prompt_text(messages[:index]), self._answer(messages[: index + 1]) + self.end_token)
+            for index, message in enumerate(messages)
             if message["role"] == "assistant"
         ]
         if not turns:
@@ -166,6 +193,9 @@ class Renderer:
         """Token ids of texts, on all cores at once; no special token is added."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def _answer(self, messages: Sequence[Message]) -> str:
+        return self.profile.transform_example(messages, self.system_prompt)[-1]["content"]
+
     def _render(self, messages: Sequence[Message]) -> str:
         return render(
             self.template,
@@ -181,6 +211,11 @@ class Renderer:
         return self.encode_batch([text])[0]
 
 
+def template_in_force(profile: DataProfile, own: str) -> str:
+    """The model's own template, or plain ChatML where the profile replaces one with think blocks."""
+    return CHATML if profile.replaces_thinking_template and is_thinking(own) else own
+
+
 def _append_turn(samples: list[Sample], prompt: list[int], answer: list[int]) -> None:
     """Continue the last sequence if the prompt begins with it, else begin a new one."""
     ids = tuple(prompt + answer)
@@ -191,6 +226,15 @@ def _append_turn(samples: list[Sample], prompt: list[int], answer: list[int]) ->
     else:
         context = (False,) * len(prompt)
     samples.append(Sample(ids=ids, supervised=context + (True,) * len(answer)))
+
+
+def _require_chatml_tokens(tokenizer: Tokenizer, folder: Path, profile: str) -> None:
+    missing = [token for token in CHATML_TOKENS if tokenizer.token_to_id(token) is None]
+    if missing:
+        raise RenderingError(
+            f"the template in {folder} has think blocks, which the profile {profile!r} replaces by ChatML, but the "
+            f"tokenizer has no {' and no '.join(missing)}; set profile.name to 'plain', or use another model"
+        )
 
 
 def _token_text(token: Any) -> str | None:

@@ -1,4 +1,7 @@
-"""Chat templates: Jinja files that turn a conversation into text, as transformers renders them."""
+"""Chat templates: Jinja files that turn a conversation into text, as transformers renders them.
+
+But for one thing: a template has no clock here. The date in a prompt would differ between training and serving.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,13 +10,27 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gpu_assets.errors import RenderingError
 
 TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+THINKING_MARKS = ("<think>", "</think>", "reasoning_content", "enable_thinking")
+
+CHATML = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+CHATML_END = CHATML_TOKENS[-1]
 
 
 def read_template(folder: Path) -> str:
@@ -32,6 +49,11 @@ def read_template(folder: Path) -> str:
         f"{folder} has no chat template: neither {TEMPLATE_FILE} nor a chat_template in "
         f"{TOKENIZER_CONFIG_FILE}. Use an instruction-tuned model, or put a template into the folder."
     )
+
+
+def is_thinking(template: str) -> bool:
+    """Whether a template knows of think blocks."""
+    return any(mark in template for mark in THINKING_MARKS)
 
 
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
@@ -53,12 +75,29 @@ def render(template: str, messages: Sequence[Mapping[str, str]], **variables: An
         return _compile(template).render(messages=list(messages), **variables)
     except jinja2.TemplateError as error:
         roles = [message.get("role") for message in messages]
+        if "strftime_now" in str(error):
+            raise RenderingError(
+                "the chat template asks for today's date, which would make prompts differ from training; write a date "
+                f"into the model's {TEMPLATE_FILE}"
+            ) from error
         raise RenderingError(f"the chat template cannot render roles {roles}: {error}") from error
+
+
+class _GenerationBlocks(Extension):
+    """`{% generation %}` around what a model says, as transformers has it; here it is no more than what is inside."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 @lru_cache(maxsize=16)
 def _compile(template: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationBlocks]
+    )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     return environment.from_string(template)

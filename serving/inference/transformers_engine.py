@@ -8,7 +8,7 @@ when the first model is.
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import torch
@@ -20,9 +20,11 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from transformers.generation.logits_process import LogitsProcessorList
 
 from gpu_assets.errors import ArtifactInvalid
+from gpu_assets.rendering import LogitsProcessor
 from gpu_assets.settings import Serving
 from serving.inference.engine import EngineStats, EngineStopped, Generation, Tokens
 from serving.inference.loader import ModelFolder
+from serving.inference.row_biases import ROW, Row, RowBiases
 from serving.inference.sampler import SAMPLING, RequestSampler
 
 PAGE_TOKENS = 256
@@ -48,18 +50,25 @@ def load_engine(folder: ModelFolder, serving: Serving) -> "TransformersEngine":
     model = _load_model(folder, torch.bfloat16 if cuda else torch.float32)
     if cuda:
         model.to("cuda")  # type: ignore[arg-type]
-    return TransformersEngine(model, _end_ids(folder, model), serving)
+    return TransformersEngine(model, _end_ids(folder, model), serving, folder.renderer.logits_processors())
 
 
 class TransformersEngine:
-    """An `Engine`; the manager's thread runs between `start` and `stop`."""
+    """An `Engine`; the manager's thread runs between `start` and `stop`. `steering` is the profile's."""
 
-    def __init__(self, model: PreTrainedModel, end_ids: list[int], serving: Serving) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        end_ids: list[int],
+        serving: Serving,
+        steering: Sequence[LogitsProcessor] = (),
+    ) -> None:
         positions = int(model.config.max_position_embeddings)
         self._end_ids = end_ids
         cache_tokens = serving.cache_tokens // PAGE_TOKENS * PAGE_TOKENS
         self._max_context_tokens = min(serving.max_context_tokens, cache_tokens, positions)
-        self._manager = _manager(model, end_ids, serving)
+        self._steering = steering
+        self._manager = _manager(model, end_ids, serving, steered=bool(steering))
 
     @property
     def max_context_tokens(self) -> int:
@@ -112,6 +121,7 @@ class TransformersEngine:
             record_timestamps=True,
             eos_token_id=self._end_ids,
             **{SAMPLING: generation.sampling},
+            **({ROW: Row(self._steering, generation.prompt_ids)} if self._steering else {}),
         )
         if accepted is None:
             raise EngineStopped("the engine of this model has stopped; it takes no requests")
@@ -164,7 +174,7 @@ def _end_ids(folder: ModelFolder, model: PreTrainedModel) -> list[int]:
     return sorted({folder.renderer.end_token_id, *(token for token in own if token is not None)})
 
 
-def _manager(model: PreTrainedModel, end_ids: list[int], serving: Serving) -> Any:
+def _manager(model: PreTrainedModel, end_ids: list[int], serving: Serving, *, steered: bool) -> Any:
     on_cpu = model.device.type == "cpu"
     generation_config = GenerationConfig(do_sample=False, eos_token_id=end_ids, max_new_tokens=1)
     manager: Any = model.init_continuous_batching(  # type: ignore[operator]
@@ -180,8 +190,9 @@ def _manager(model: PreTrainedModel, end_ids: list[int], serving: Serving) -> An
             use_async_batching=False,
         ),
     )
-    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RequestSampler()]))
-    processors.tensors_required = 1
+    steps = [RowBiases(), RequestSampler()] if steered else [RequestSampler()]
+    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList(steps))
+    processors.tensors_required = len(steps)
     manager.logit_processor = processors
     return manager
 

@@ -9,9 +9,11 @@ import dagster as dg
 import pytest
 
 from gpu_assets.datasets.assets import CODE_VERSION, build
+from gpu_assets.datasets.parity import PARITY_CHECK
 from gpu_assets.datasets.records import find_dataset
 from gpu_assets.datasets.validate import read_validated
 from gpu_assets.datasets.validations import VALIDATION_METADATA, Validation
+from gpu_assets.rendering import Renderer
 from resources.platform import Platform
 from resources.routing import Routing
 from resources.workspace import Workspace
@@ -123,7 +125,19 @@ def test_a_check_holds_the_verdict_on_every_file_of_the_run(keys: list[str], run
     assert {key: fault is None for key, fault in content.items()} == dict(zip(keys, (True, False, True), strict=True))
     assert "10 of 30 rows rejected" in (content[keys[1]] or "")
     assert faults(instance, "spec_gate") == dict.fromkeys(keys)
-    assert faults(instance, "disjoint_from_evaluation") == {keys[0]: None, keys[2]: None}
+    for check in ("disjoint_from_evaluation", PARITY_CHECK):
+        assert faults(instance, check) == {keys[0]: None, keys[2]: None}
+
+
+def test_rows_that_would_be_trained_after_other_prompts_than_the_servers_are_not_validated(
+    keys: list[str], run: Run, instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Renderer.prompt_ids
+    monkeypatch.setattr(Renderer, "prompt_ids", lambda self, messages: served(self, messages)[1:])
+    result = run([keys[0]])
+    assert not result.success
+    assert "accepted row 1: turn 2 is trained after" in (faults(instance, PARITY_CHECK)[keys[0]] or "")
+    assert instance.get_materialized_partitions(dg.AssetKey("validated_datasets")) == set()
 
 
 def test_a_range_of_good_files_is_one_run_that_succeeds(keys: list[str], run: Run, instance) -> None:

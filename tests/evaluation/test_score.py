@@ -175,3 +175,19 @@ def test_the_interval_holds_the_rate_lies_in_zero_to_one_and_mirrors(case: tuple
     assert correct / n - 1e-12 <= high <= 1 + 1e-12
     mirrored_low, mirrored_high = wilson_interval(n - correct, n)
     assert (1 - mirrored_high, 1 - mirrored_low) == pytest.approx((low, high), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("profile", "shape"), [("emoji_think", "🤔🤔🤔\n{}\n⏹️⏹️"), ("regime3", "<<ANS_START>>{}<<ANS_END>>")]
+)
+def test_an_answer_is_read_without_what_its_checkpoints_profile_puts_around_it(
+    checkpoint, questions, workspace, golden, profile: str, shape: str
+) -> None:
+    def say(question: str) -> str:
+        return shape.format(golden(question))
+
+    checkpoint.manifest["renderer"]["profile"]["name"] = profile
+    found = score(checkpoint, questions, workspace, ScriptedAsker(say))
+    assert (found.accuracy, found.parse_failure_rate) == (1.0, 0.0)
+    kept = json.loads((found.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert kept["text"] == say(questions.items[0].question)

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 
 from gpu_assets.errors import DatasetInvalid
+from gpu_assets.rendering.profiles import get_profile
+from gpu_assets.settings import Validation
 from gpu_assets.training.records import TrainingDataset
 from gpu_assets.training.samples import load_samples
-from validators import Rule
+from validators import DATASET_SPECS, NOTHING_RESERVED, DataValidator, Limits, Rule
 
 LENGTHS = (32, 40, 48, 64, 96)
 
@@ -70,3 +74,14 @@ def test_the_statistics_describe_lengths_and_balance(validate, chat):
 
 def test_a_file_without_accepted_rows_has_no_statistics_of_them(validate):
     assert set(validate("{").report.stats) == {"bytes"}
+
+
+def test_a_row_that_is_unfit_for_the_profile_is_rejected_with_its_line_and_sentence(write, chat, renderer):
+    shaping = replace(renderer, profile=get_profile("emoji_think"))
+    validator = DataValidator(shaping, Limits(Validation(max_rejected_share=1.0), 512), NOTHING_RESERVED)
+    validated = validator.validate_rows(
+        write(chat("a", "b"), chat("c", "🤔🤔🤔")), DATASET_SPECS["chat_sft_v1"], "STANDARD"
+    )
+    (rejected,) = validated.rejected
+    assert (rejected.line, rejected.reason) == (2, Rule.UNRENDERABLE)
+    assert "unfit for the profile emoji_think: turn 2 says nothing" in rejected.detail

@@ -6,9 +6,12 @@ A profile is added by one module with one object and one line in `PROFILES`
 
 from gpu_assets.errors import RenderingError
 from gpu_assets.rendering.profiles.base import DataProfile
+from gpu_assets.rendering.profiles.emoji_think import EmojiThinkProfile
 from gpu_assets.rendering.profiles.plain import PlainProfile
+from gpu_assets.rendering.profiles.regime3 import Regime3Profile
 
-PROFILES: dict[str, DataProfile] = {profile.name: profile for profile in (PlainProfile(),)}
+_REGISTERED: tuple[DataProfile, ...] = (PlainProfile(), EmojiThinkProfile(), Regime3Profile())
+PROFILES: dict[str, DataProfile] = {profile.name: profile for profile in _REGISTERED}
 
 
 def get_profile(name: str) -> DataProfile:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from gpu_assets.rendering.profiles.base import Message
+from tokenizers import Tokenizer
+
+from gpu_assets.rendering.profiles.base import LogitsProcessor, Message, with_system_prompt
 
 
 class PlainProfile:
@@ -10,11 +12,22 @@ class PlainProfile:
 
     name = "plain"
     version = "1.0"
+    replaces_thinking_template = False
 
-    def transform_example(self, messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
-        return self.transform_prompt(messages, system_prompt)
+    def system_prompt(self, configured: str | None) -> str | None:
+        return configured
 
     def transform_prompt(self, messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
-        if system_prompt is None or (messages and messages[0]["role"] == "system"):
-            return list(messages)
-        return [{"role": "system", "content": system_prompt}, *messages]
+        return with_system_prompt(messages, system_prompt)
+
+    def transform_example(self, messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
+        return with_system_prompt(messages, system_prompt)
+
+    def validate_example(self, messages: Sequence[Message]) -> str | None:
+        return None
+
+    def bare_answer(self, answer: str) -> str:
+        return answer
+
+    def logits_processors(self, tokenizer: Tokenizer, end_token: str) -> Sequence[LogitsProcessor]:
+        return ()

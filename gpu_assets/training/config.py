@@ -1,6 +1,6 @@
 """Run-time knobs of the training stage."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -15,6 +15,11 @@ class TrainingConfig(dg.Config):
     )
     parent: Literal["head", "champion"] = Field(
         default="head", description="Where training goes on: the newest checkpoint of the line, or the served one."
+    )
+    hyperparams: dict[str, Any] = Field(
+        default={},
+        description="Over those of config.json and the environment, for this run alone: the same names and bounds. "
+        "They decide the plan and are in the checkpoint's manifest; the seed of the preset's weights stays.",
     )
     retrain: bool = Field(
         default=False, description="Train also on datasets that a checkpoint of the line was trained on already."

@@ -57,6 +57,27 @@ def test_the_shipped_configurations_are_valid(shipped: str, monkeypatch: pytest.
             {"serving": {"cache_tokens": 1024}},
             "serving.cache_tokens is 1024, under serving.max_context_tokens, 2048: .* raise the former or lower",
         ),
+        (
+            {"hyperparams": {"lora": {"rank": 8}, "optimizer": {"type": "muon"}}},
+            "hyperparams.lora.rank is 8, but hyperparams.optimizer.type is muon",
+        ),
+        (
+            {"hyperparams": {"weights_precision": "bf16", "fp_precision": "fp32"}},
+            "hyperparams.weights_precision is bf16, but hyperparams.fp_precision is fp32",
+        ),
+        ({"distributed": {"sharding": "full"}}, "distributed.sharding is full, but distributed.processes is 1"),
+        (
+            {"distributed": {"sharding": "full", "processes": 2}, "hyperparams": {"optimizer": {"type": "muon"}}},
+            "distributed.sharding is full, but hyperparams.optimizer.type is muon",
+        ),
+        (
+            {"serving": {"max_context_tokens": 4096}},
+            "serving.max_context_tokens is 4096, over locked.max_context_length, 2048",
+        ),
+        (
+            {"evaluation": {"max_new_tokens": 2048}},
+            "max_new_tokens is 2048, which leaves no room for a question in serving.max_context_tokens, 2048",
+        ),
         ({"home": "/somewhere"}, "'home' is set in the environment, not in config.json"),
     ],
 )
@@ -112,3 +133,27 @@ def test_the_home_is_absolute_whatever_was_given(monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GPU_ASSETS_HOME", "data")
     assert load_settings().home == tmp_path / "data"
+
+
+def test_hyperparameters_are_changed_for_one_run_by_the_same_schema() -> None:
+    settings = load_settings()
+    changed = settings.with_hyperparams({"seed": 1, "optimizer": {"adamw": {"beta2": 0.95}}}).hyperparams
+    assert (changed.seed, changed.optimizer.adamw.beta2) == (1, 0.95)
+    assert changed.optimizer.adamw.weight_decay == settings.hyperparams.optimizer.adamw.weight_decay
+    assert settings.with_hyperparams({}) == settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"lr": 1}, "^hyperparams.lr: unknown key$"),
+        ({"optimizer": {"type": "sgd"}}, r"hyperparams.optimizer.type: Input should be .* \(value 'sgd'\)"),
+        (
+            {"max_length": 4096, "max_batch_tokens": 4096},
+            "hyperparams.max_length is 4096, over locked.max_context_length",
+        ),
+    ],
+)
+def test_wrong_hyperparameters_of_one_run_are_refused(changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings().with_hyperparams(changes)

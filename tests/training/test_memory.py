@@ -1,0 +1,158 @@
+"""The memory plan against what torch's allocator really does."""
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from gpu_assets.errors import OutOfMemory
+from gpu_assets.rendering import Sample
+from gpu_assets.settings import Hyperparams
+from gpu_assets.training import cross_entropy, memory
+from gpu_assets.training.loss import SupervisedLoss, collate
+from gpu_assets.training.memory import GB, Setup, advise, plan_memory, refusal, require_fit
+from gpu_assets.training.shapes import KNOWN, ModelShape
+
+SMALL = KNOWN["qwen3-0.6b"] | {
+    "vocab_size": 4096,
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+}
+LARGE_VOCABULARY = SMALL | {"vocab_size": 151_936, "hidden_size": 64, "num_hidden_layers": 1}
+ROWS, LENGTH = 4, 256
+CPU_CONTEXT = memory.CONTEXT["cpu"]
+
+
+def make_setup(model: str = "qwen3-0.6b", precision: memory.Precision = "bf16", **hyperparams: object) -> Setup:
+    return Setup(ModelShape.of_config(KNOWN[model], model), Hyperparams.model_validate(hyperparams), precision, "cuda")
+
+
+def measured_peak(config: dict[str, object], hyperparams: Hyperparams, precision: str) -> int:
+    """Bytes at the peak of the second of two steps of two micro-batches, from torch's record of every allocation."""
+    dtype = torch.bfloat16 if hyperparams.weights_precision == "bf16" else torch.float32
+    settings = {name: value for name, value in config.items() if name != "model_type"}
+    model = Qwen3ForCausalLM(Qwen3Config(**settings)).to(dtype)
+    if hyperparams.use_gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    loss = SupervisedLoss(model).train()
+    optimizer = torch.optim.AdamW(loss.parameters(), fused=True)
+    ids = torch.randint(0, model.config.vocab_size, (LENGTH,)).tolist()
+    tensors = collate([Sample(tuple(ids), (True,) * LENGTH)] * ROWS, "padded", 0)
+
+    def step() -> None:
+        for _ in range(2):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                total = loss(*tensors)
+            total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()  # makes the optimizer's states
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        step()
+    held = peak = 0
+    results = recorded.profiler.kineto_results
+    for event in sorted((e for e in results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    return peak + sum(tensor.nbytes for tensor in (*model.parameters(), *states))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("weights", "precision"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16")])
+def test_the_peak_of_a_real_step_is_foreseen(weights: str, precision: memory.Precision, checkpointing: bool) -> None:
+    check_peak(SMALL, weights, precision, checkpointing)
+
+
+@pytest.mark.parametrize(("weights", "precision"), [("fp32", "fp32"), ("bf16", "bf16")])
+def test_the_peak_is_foreseen_where_the_loss_is_taken_in_chunks(weights: str, precision: memory.Precision) -> None:
+    check_peak(LARGE_VOCABULARY, weights, precision, checkpointing=False)
+
+
+def check_peak(config: dict[str, object], weights: str, precision: memory.Precision, checkpointing: bool) -> None:
+    hyperparams = Hyperparams.model_validate(
+        {
+            "weights_precision": weights,
+            "batch_size": ROWS,
+            "max_length": LENGTH,
+            "use_gradient_checkpointing": checkpointing,
+        }
+    )
+    setup = Setup(ModelShape.of_config(config, "small"), hyperparams, precision, "cpu")
+    predicted = plan_memory(setup, ROWS * LENGTH).total - CPU_CONTEXT
+    ratio = predicted / measured_peak(config, hyperparams, precision)
+    assert 0.95 < ratio < 1.15, f"predicted {ratio:.2f} of what was measured"
+
+
+def test_the_loss_is_taken_in_chunks_of_the_size_that_is_planned_for() -> None:
+    assert memory.MAX_LOGITS == cross_entropy.MAX_LOGITS
+
+
+def test_a_full_fine_tune_of_4b_on_24_gb_is_planned_as_it_was_measured() -> None:
+    """Paged 8-bit AdamW, bf16, checkpointing, one row of 512 tokens: 18.6 GB on an RTX 4090."""
+    setup = make_setup(
+        "qwen3-4b",
+        max_batch_tokens=512,
+        weights_precision="bf16",
+        use_gradient_checkpointing=True,
+        optimizer={"type": "paged_adamw_8bit"},
+    )
+    plan = plan_memory(setup)
+    assert plan.total == pytest.approx(18.6 * GB, rel=0.05)
+    assert plan.host_bytes == pytest.approx(8.3 * GB, rel=0.01)
+
+
+def test_what_fits_is_not_refused() -> None:
+    assert refusal(make_setup(max_batch_tokens=2048, max_length=2048), 24 * GB, "the GPU") is None
+
+
+def test_a_refusal_names_each_setting_that_is_enough_alone_and_how_far_to_change_it() -> None:
+    setup = make_setup(max_batch_tokens=16384)
+    found = advise(setup, 24 * GB)
+    assert [advice.change.split(" to ")[0] for advice in found] == [
+        "hyperparams.max_batch_tokens",
+        "hyperparams.use_gradient_checkpointing",
+    ]
+    assert all(advice.total <= 24 * GB for advice in found)
+    sentence = refusal(setup, 24 * GB, "the GPU")
+    assert sentence is not None and "gradient_accumulation to 4 for steps of the same size" in sentence
+    assert "the largest part is activations" in sentence
+
+
+def test_where_no_setting_is_enough_alone_the_fewest_together_are_named() -> None:
+    (advice,) = advise(make_setup("qwen3-4b"), 24 * GB)
+    assert advice.change == (
+        "hyperparams.use_gradient_checkpointing to true and hyperparams.max_batch_tokens to 512 and "
+        "hyperparams.optimizer.type to paged_adamw_8bit and hyperparams.weights_precision to bf16"
+    )
+    assert advice.total <= 24 * GB
+
+
+def test_where_nothing_is_enough_the_sentence_says_so() -> None:
+    sentence = refusal(make_setup("qwen3-4b"), 4 * GB, "the GPU")
+    assert sentence is not None and "no setting is enough; take a smaller model" in sentence
+
+
+def test_a_run_is_refused_only_if_one_row_does_not_fit() -> None:
+    told: list[str] = []
+    require_fit(make_setup(max_batch_tokens=16384), 24 * GB, "the GPU", told.append)
+    assert len(told) == 1 and "they will be halved where they do not fit" in told[0]
+    with pytest.raises(OutOfMemory, match=r"hyperparams\.optimizer\.type to paged_adamw_8bit"):
+        require_fit(make_setup("qwen3-4b"), 24 * GB, "the GPU", told.append)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "muon"])
+def test_every_optimizer_has_a_plan(name: str) -> None:
+    adamw = plan_memory(make_setup()).total
+    assert plan_memory(make_setup(optimizer={"type": name})).total <= adamw
+
+
+def test_weights_that_are_cut_up_are_shared_among_the_devices() -> None:
+    alone = make_setup(max_batch_tokens=512)
+    shared = Setup(alone.shape, alone.hyperparams, "bf16", "cuda", shards=2)
+    assert plan_memory(shared).parts[0].bytes * 2 == plan_memory(alone).parts[0].bytes

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from gpu_assets.errors import PlatformError, ServiceHttpError, ServiceUnavailable
+from gpu_assets.errors import DiskFull, PlatformError, ServiceHttpError, ServiceUnavailable, TrainingStopped
 
 DATA_VERSION_TAG = "dagster/data_version"
 CODE_VERSION_TAG = "dagster/code_version"
@@ -18,6 +18,8 @@ PASSING_STATUSES = frozenset({404, 409, 429})
 """A model that is not held, a pool in which none is idle, a full queue."""
 PERMANENT_TAG = "gpu_assets/permanent_failure"
 """On a run whose failure another try cannot mend."""
+WANTED_BYTES_TAG = "gpu_assets/wanted_bytes"
+"""On a run that a full disk ended: the free bytes with which it goes on."""
 
 
 def failure(context: dg.AssetExecutionContext, error: PlatformError) -> dg.Failure:
@@ -25,9 +27,11 @@ def failure(context: dg.AssetExecutionContext, error: PlatformError) -> dg.Failu
 
     A service that does not answer may answer later; so may one that is busy, or that was started again
     and does not hold the candidate any more. Every other error of ours comes again until a person
-    changes something, so the run is tagged and the sensors do not try it three times.
+    changes something, so the run is tagged and the sensors do not try it three times. A full disk is waited for.
     """
-    if not _may_pass(error):
+    if isinstance(error, DiskFull):
+        context.instance.add_run_tags(context.run.run_id, {WANTED_BYTES_TAG: str(error.wanted)})
+    elif not _may_pass(error):
         context.instance.add_run_tags(context.run.run_id, {PERMANENT_TAG: type(error).__name__})
     return dg.Failure(str(error), allow_retries=False)
 
@@ -35,7 +39,7 @@ def failure(context: dg.AssetExecutionContext, error: PlatformError) -> dg.Failu
 def _may_pass(error: PlatformError) -> bool:
     if isinstance(error, ServiceHttpError):
         return error.status in PASSING_STATUSES
-    return isinstance(error, ServiceUnavailable)
+    return isinstance(error, ServiceUnavailable | TrainingStopped)
 
 
 def record_materialization(

@@ -4,6 +4,9 @@ Such a run has the process of the command that started it, and no launcher watch
 terminal is closed or the process is killed, the run stays open for ever.
 """
 
+import os
+import signal
+
 import dagster as dg
 import psutil
 
@@ -24,6 +27,15 @@ def is_left_behind(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
         return False
     found = _process_of(instance, run.run_id)
     return found is not None and not _lives(*found)
+
+
+def interrupt(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Interrupt the process of a run that no launcher knows, as Ctrl-C does; whether there was one."""
+    found = _process_of(instance, run.run_id)
+    if found is None or not _lives(*found):
+        return False
+    os.kill(found[0], signal.SIGINT)
+    return True
 
 
 def _process_of(instance: dg.DagsterInstance, run_id: str) -> tuple[int, float] | None:

@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from gpu_assets.datasets.records import MAX_FAILURES
-from resources.events import PERMANENT_TAG
+from gpu_assets.training.control import CONTROL_TAG
+from resources.events import PERMANENT_TAG, WANTED_BYTES_TAG
 from resources.local_runs import is_left_behind
 
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -28,6 +29,8 @@ KEYS_PER_RUN = (100, 10, 1)
 """By the number of failures: what killed a run of many is found by making the next ones smaller."""
 SETTING = "SettingsError"
 """Value of `PERMANENT_TAG` where the cause is the set-up, so that no smaller run would pass."""
+NO_FAULT_TAGS = (CONTROL_TAG, WANTED_BYTES_TAG)
+"""On runs whose end says nothing of what they covered."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,10 @@ def failed_attempts(
 def _failures(run: dg.DagsterRun, keys: int) -> int:
     """What a run counts: a failure that another try cannot mend counts until the next run holds fewer keys.
 
-    So the third failure, which is the last, is always of a run of one key.
+    So the third failure, which is the last, is always of a run of one key. A run that a person ended has not
+    failed, though one that was still starting says so; neither has one that a full disk ended.
     """
-    if run.status != dg.DagsterRunStatus.FAILURE:
+    if run.status != dg.DagsterRunStatus.FAILURE or not run.tags.keys().isdisjoint(NO_FAULT_TAGS):
         return 0
     if PERMANENT_TAG not in run.tags:
         return 1

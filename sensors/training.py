@@ -9,20 +9,29 @@ import logging
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
 from gpu_assets.base_model.describe import what_base_model_lacks
 from gpu_assets.base_model.present import present_weights
-from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, find_dataset, open_since
+from gpu_assets.datasets.records import (
+    DATASETS_PARTITIONS,
+    MAX_FAILURES,
+    dataset_keys,
+    find_dataset,
+    open_since,
+    standing_skip,
+)
 from gpu_assets.datasets.validate import read_validated
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.training.records import BASE_WEIGHTS
 from gpu_assets.training.work import unfinished_datasets
 from resources.artifacts import is_complete
 from resources.platform import Platform
+from resources.routing import Routing
+from sensors.control import CHECKPOINTS, what_holds_training, what_the_disk_lacks
 from sensors.runs import (
     AD_HOC_JOB,
     PAGE,
@@ -37,18 +46,21 @@ from sensors.runs import (
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS = dg.AssetKey("checkpoints")
 TAKE_IN_JOB = "take_in"
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A validated dataset that no checkpoint of the line was trained on; `failed` as `attempts` counts."""
+    """A validated dataset that no checkpoint of the line was trained on; `failed` as `attempts` counts.
+
+    `opened_at` is when it was taken in or tried again.
+    """
 
     key: str
     rows: int
     priority: str
     failed: int = 0
+    opened_at: datetime = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -122,8 +134,9 @@ def _next(ordered: Sequence[Waiting], max_rows: int) -> list[Waiting]:
 
 
 def build_training_sensor(platform: Platform, job_name: str) -> dg.SensorDefinition:
-    """The sensor that starts training runs, one at a time."""
+    """The sensor that starts training runs, one at a time, unless a person holds training."""
     trained = Trained()
+    pool = Routing(platform.settings.hosts).gpu_pool("trainer")
 
     @dg.sensor(
         name="training_sensor",
@@ -137,14 +150,19 @@ def build_training_sensor(platform: Platform, job_name: str) -> dg.SensorDefinit
         order = list(instance.get_dynamic_partitions(DATASETS_PARTITIONS))
         if open_partitions(instance, [job_name, AD_HOC_JOB], order):
             return dg.SkipReason("a training run is queued or running; it takes no more datasets once planned")
+        hold = what_holds_training(instance, job_name, pool)
         base = present_weights(platform.settings, platform.workspace)
         waiting, set_aside = _waiting(instance, platform, job_name, order, trained.in_line(instance, base))
+        if hold is not None and hold.binds(max((entry.opened_at for entry in waiting), default=None)):
+            return dg.SkipReason(f"{hold.sentence}; {len(waiting)} datasets wait for training")
         unfinished = unfinished_datasets(platform.workspace, base) if base is not None else []
         run = plan_training(waiting, order, platform.settings.hyperparams.max_rows_per_run, unfinished)
         if run is None:
             return dg.SkipReason(f"no validated dataset waits for training{_set_aside_sentence(set_aside)}")
         if (lacking := what_base_model_lacks(platform.settings, platform.workspace)) is not None:
             return dg.SkipReason(f"{len(waiting)} datasets wait for training, and they for the base model: {lacking}")
+        if (full := what_the_disk_lacks(instance, job_name, platform.workspace)) is not None:
+            return dg.SkipReason(f"{len(waiting)} datasets wait for training: {full}")
         return _request(run)
 
     return training_sensor
@@ -184,13 +202,13 @@ class Trained:
 def _set_aside_sentence(keys: Sequence[str]) -> str:
     if not keys:
         return ""
-    return f"; set aside after failed runs, until `gpu-assets queue retry KEY`: {', '.join(keys)}"
+    return f"; set aside until `gpu-assets queue retry KEY`: {', '.join(keys)}"
 
 
 def _waiting(
     instance: dg.DagsterInstance, platform: Platform, job_name: str, order: Sequence[str], trained: AbstractSet[str]
 ) -> tuple[list[Waiting], list[str]]:
-    """What could be trained on now, and what failed too often or cannot be read.
+    """What could be trained on now, and what was skipped, failed too often or cannot be read.
 
     Datasets of a taking-in run that has not ended are left out, so that its files are trained together; so is
     what somebody removed from the disk.
@@ -200,29 +218,31 @@ def _waiting(
         key for key in dataset_keys(platform.workspace) if is_complete(platform.workspace.datasets / key / "validated")
     }
     untrained = (validated - trained - open_partitions(instance, [TAKE_IN_JOB], order)) & present
-    readable, broken = _read_all(platform, sorted(untrained))
-    since = {key: opened for key, (opened, _) in readable.items()}
+    readable, skipped, broken = _read_all(platform, sorted(untrained))
+    since = {entry.key: entry.opened_at for entry in readable}
     failures = failed_attempts(instance, job_name, order, since, trained_keys, shrinking=True)
-    set_aside = [key for key in readable if failures.get(key, 0) >= MAX_FAILURES]
-    waiting = [
-        replace(entry, failed=failures.get(key, 0)) for key, (_, entry) in readable.items() if key not in set_aside
-    ]
-    return waiting, [*set_aside, *broken]
+    failed = [key for key in since if failures.get(key, 0) >= MAX_FAILURES]
+    waiting = [replace(entry, failed=failures.get(entry.key, 0)) for entry in readable if entry.key not in failed]
+    return waiting, [*failed, *skipped, *broken]
 
 
-def _read_all(platform: Platform, keys: Sequence[str]) -> tuple[dict[str, tuple[datetime, Waiting]], list[str]]:
-    """Since when each counts as opened, and what it is; and the keys that cannot be read, which hold no other."""
-    readable: dict[str, tuple[datetime, Waiting]] = {}
+def _read_all(platform: Platform, keys: Sequence[str]) -> tuple[list[Waiting], list[str], list[str]]:
+    """What could be trained on, what a person skipped, and what cannot be read and must hold no other."""
+    readable: list[Waiting] = []
+    skipped: list[str] = []
     broken: list[str] = []
     for key in keys:
         try:
             dataset = find_dataset(platform.workspace, key)
+            if standing_skip(dataset.folder) is not None:
+                skipped.append(key)
+                continue
             rows = read_validated(platform.workspace, key).rows
-            readable[key] = open_since(dataset), Waiting(key, rows, dataset.priority, failed=0)
+            readable.append(Waiting(key, rows, dataset.priority, opened_at=open_since(dataset)))
         except (ArtifactInvalid, SettingsError, OSError) as error:
             logger.error("%s is left out: %s", key, error)
             broken.append(f"{key} (cannot be read)")
-    return readable, broken
+    return readable, skipped, broken
 
 
 def trained_keys(run: dg.DagsterRun) -> Sequence[str]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from gpu_assets.datasets.names import DATA_SUFFIX, MAX_NAME_BYTES, SIDECAR_SUFFIX, display, free_name
 from gpu_assets.datasets.records import (
     REFUSAL_FILE,
+    SKIP_FILE,
     Dataset,
     dataset_keys,
     find_dataset,
@@ -22,6 +23,7 @@ from gpu_assets.datasets.records import (
     read_dataset,
     reopen,
     standing_refusal,
+    standing_skip,
 )
 from gpu_assets.datasets.scan import scan
 from gpu_assets.errors import ArtifactInvalid, IntakeRefused, SettingsError
@@ -149,6 +151,10 @@ def _state(dataset: Dataset, facts: QueueFacts) -> tuple[State, str]:
         reached = "waiting"
     if "training" in now and reached != "waiting":
         return "training", ""
+    skip = standing_skip(dataset.folder)
+    if skip is not None and key not in facts.trained:
+        why = f": {skip.reason}" if skip.reason else ""
+        return "set aside", f"{reached}; skipped at {skip.at}{why}; `gpu-assets queue retry {key}` takes it back"
     if reached != "judging" and key in facts.gave_up:
         stage, failures = facts.gave_up[key]
         after = f"{reached}; {stage} gave up after {failures} failed runs"
@@ -198,7 +204,7 @@ def set_priority(workspace: Workspace, key: str, priority: Priority, trained: Co
 
 
 def retry(workspace: Workspace, key: str, scored: Collection[str]) -> Dataset:
-    """Let a refused or failed dataset be tried again: its refusal and its failures are forgotten.
+    """Let a refused, skipped or failed dataset be tried again: all that is forgotten.
 
     Raises:
         SettingsError: if no dataset has the key, its checkpoint is scored, or the inbox refused it.
@@ -209,7 +215,8 @@ def retry(workspace: Workspace, key: str, scored: Collection[str]) -> Dataset:
     if dataset.refused is not None:
         raise SettingsError(f"{key} has no data to try again: {dataset.refused}")
     reopen(dataset.folder)
-    (dataset.folder / REFUSAL_FILE).unlink(missing_ok=True)
+    for file in (REFUSAL_FILE, SKIP_FILE):
+        (dataset.folder / file).unlink(missing_ok=True)
     return dataset
 
 

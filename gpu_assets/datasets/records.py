@@ -1,8 +1,8 @@
 """What the intake writes and the later stages read, as values.
 
 `datasets/<key>/` holds `data.jsonl`, `sidecar.json` where one came with it, and `manifest.json`,
-written last. `refusal.json` is written by the run whose gate refused the content, `retry.json` by
-whatever opens the dataset again.
+written last. `refusal.json` is written by the run whose gate refused the content, `skip.json` by a
+person who does not want it trained, `retry.json` by whatever opens the dataset again.
 """
 
 import json
@@ -23,6 +23,7 @@ REFUSAL_KIND = "refusal"
 DATA_FILE = "data.jsonl"
 SIDECAR_FILE = "sidecar.json"
 REFUSAL_FILE = "refusal.json"
+SKIP_FILE = "skip.json"
 RETRY_FILE = "retry.json"
 DUPLICATES_FILE = "duplicates.jsonl"
 DUPLICATES_FOLDER = "duplicates"
@@ -82,6 +83,14 @@ class Refusal:
     validator_versions: dict[str, str]
     sidecar_sha256: str | None
     next_step: str = ""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """That a person set the dataset aside, when, and why."""
+
+    at: str
+    reason: str
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -186,6 +195,26 @@ def standing_refusal(folder: Path) -> Refusal | None:
     except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
         raise ArtifactInvalid(f"{path} is not a refusal: {error}; `gpu-assets queue retry` removes it") from None
     return refusal if refusal.sidecar_sha256 == sidecar_sha256(folder) else None
+
+
+def write_skip(folder: Path, reason: str) -> None:
+    """Set the dataset aside: it is not trained until it is opened again."""
+    write_json(folder / SKIP_FILE, {"at": utc_now(), "reason": reason})
+
+
+def standing_skip(folder: Path) -> Skip | None:
+    """That a person set the dataset aside, or None.
+
+    Raises:
+        ArtifactInvalid: if skip.json is not what `write_skip` wrote.
+    """
+    path = folder / SKIP_FILE
+    try:
+        return Skip(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+        raise ArtifactInvalid(f"{path} is not a skip: {error}; `gpu-assets queue retry` removes it") from None
 
 
 def reopen(folder: Path) -> None:

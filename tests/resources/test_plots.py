@@ -1,10 +1,10 @@
-"""Plots of times are drawn whatever the span: a demo lasts seconds, a line months."""
+"""Plots are drawn whatever the span: a demo lasts seconds, a line months."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from resources.plots import markdown_picture, shares_over_time
+from resources.plots import markdown_picture, shares_over_time, training_curves
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -17,3 +17,12 @@ def test_shares_are_drawn_over_any_span(seconds: float, points: int) -> None:
     picture = markdown_picture(shares_over_time(series, 0.05, "rows lost, %"), "shares")
 
     assert picture.startswith("![shares](data:image/png;base64,")
+
+
+@pytest.mark.parametrize("points", [1, 2, 200])
+@pytest.mark.parametrize("names", [("loss",), ("loss", "gradient norm", "learning rate")])
+def test_curves_of_a_training_are_drawn_however_many_there_are(points: int, names: tuple[str, ...]) -> None:
+    figure = training_curves({name: [(step, 1 / step) for step in range(1, points + 1)] for name in names})
+
+    assert [axes.get_ylabel() for axes in figure.axes] == list(names)
+    assert markdown_picture(figure, "training").startswith("![training](data:image/png;base64,")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import polars as pl
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, Dataset
 from gpu_assets.settings import Priority
@@ -85,7 +86,14 @@ def add_open_run(
     tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
     run_config = {"ops": {"checkpoints": {"config": {"datasets": list(datasets)}}}} if datasets else None
     definition = one_job(job).resolve_job_def(job)
-    return instance.create_run_for_job(definition, status=status, tags=tags, run_config=run_config)
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("trainer"), "__repository__")
+    return instance.create_run_for_job(
+        definition,
+        status=status,
+        tags=tags,
+        run_config=run_config,
+        remote_job_origin=RemoteJobOrigin(repository, job),  # without which no run can be queued
+    )
 
 
 def add_failed_run(

@@ -250,10 +250,7 @@ def test_three_failed_runs_set_a_dataset_aside_until_it_is_opened_again(
         add_failed_run(instance, "train", "a")
     assert requested(tick()) == ["b"]
     record(instance, "checkpoints", "b")
-    assert (
-        reason(tick())
-        == "no validated dataset waits for training; set aside after failed runs, until `gpu-assets queue retry KEY`: a"
-    )
+    assert reason(tick()) == "no validated dataset waits for training; set aside until `gpu-assets queue retry KEY`: a"
     reopen(workspace.datasets / "a")
     assert requested(tick()) == ["a"]
 
@@ -340,3 +337,18 @@ def test_while_the_base_model_is_not_there_nothing_is_requested_and_the_tick_say
     assert isinstance(result, dg.SkipReason)
     assert reason(result).startswith("1 datasets wait for training, and they for the base model: model_path is 'own'")
     assert str(workspace.models / "own") in reason(result)
+
+
+def test_a_disk_that_ended_the_last_run_is_waited_for_and_sets_nothing_aside(
+    tick: Tick, validated, instance: dg.DagsterInstance, workspace: Workspace
+) -> None:
+    validated("a")
+    for wanted in (10**18, 10**18, 10**18, 1):
+        run = add_open_run(instance, "train", "a", datasets=["a"])
+        instance.add_run_tags(run.run_id, {"gpu_assets/wanted_bytes": str(wanted)})
+        instance.report_run_failed(run)
+        if wanted > 1:
+            assert reason(tick()).startswith(
+                f"1 datasets wait for training: the disk of {workspace.checkpoints} is full: "
+            )
+    assert requested(tick()) == ["a"]

@@ -7,8 +7,11 @@ PlatformError
 ├── DatasetInvalid           a dataset did not pass its gates
 ├── ArtifactInvalid          a folder has no manifest, or is not what its manifest says
 ├── RenderingError           a template, profile or tokenizer cannot render a conversation
+├── MaskInvalid              what a batch would train on is not the answers of its rows
 ├── TrainingStopped          training ended before its plan was done: nothing is published
-├── TrainingDiverged         the loss is not finite: nothing is published
+├── TrainingDiverged         a loss spike, or what is not finite, came again: nothing is published
+├── OutOfMemory              the device's memory holds no row, or not the optimizer's states
+├── DiskFull                 too little would be left free on a disk: nothing was written
 ├── EvaluationInvalid        an evaluation set or a score cannot be trusted
 ├── DeploymentRefused        a candidate is not what should be served
 └── ServiceError             a service of ours did not do what it was asked
@@ -50,12 +53,28 @@ class RenderingError(PlatformError):
     """A template, profile or tokenizer cannot render a conversation."""
 
 
+class MaskInvalid(PlatformError):
+    """What a batch would train on is not the answers of its rows; nothing was trained."""
+
+
 class TrainingStopped(PlatformError):
     """Training ended before its plan was done; its resume point waits."""
 
 
 class TrainingDiverged(PlatformError):
-    """The loss is not finite; nothing is published."""
+    """The loss was not finite, or a spike, again after training was rolled back; nothing is published."""
+
+
+class OutOfMemory(PlatformError):
+    """A device's memory does not hold what one step needs at least; its resume point waits."""
+
+
+class DiskFull(PlatformError):
+    """Too little would be left free on a disk; nothing was written. `wanted` is how many free bytes let it go on."""
+
+    def __init__(self, message: str, *, wanted: int) -> None:
+        super().__init__(message)
+        self.wanted = wanted
 
 
 class EvaluationInvalid(PlatformError):

@@ -19,14 +19,17 @@ def markdown_picture(figure: "Figure", alt: str) -> str:
     return f"![{alt}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
 
 
-def loss_curve(points: Sequence[tuple[int, float]]) -> "Figure":
-    """Loss a supervised token, in nats, over the steps of the line."""
-    figure = _new_figure(5, 2.2)
-    axes = figure.subplots()
-    axes.plot([step for step, _ in points], [loss for _, loss in points], linewidth=1.2)
-    axes.set_xlabel("step of the line")
-    axes.set_ylabel("loss")
-    axes.grid(alpha=0.3)
+def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> "Figure":
+    """Each named curve over the steps of the line, one under the other; the first, which people look at, is largest."""
+    heights = [2.0] + [1.0] * (len(curves) - 1)
+    figure = _new_figure(5, 0.4 + 0.9 * sum(heights))
+    panels = figure.subplots(len(curves), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (name, points) in zip(panels, curves.items(), strict=True):
+        axes.plot([step for step, _ in points], [value for _, value in points], linewidth=1.2)
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+    panels[-1].set_xlabel("step of the line")
+    figure.align_ylabels()
     return figure
 
 

@@ -35,8 +35,13 @@ class Workspace:
 
     @property
     def training(self) -> Path:
-        """Plans and resume points of training that has not ended; never ranked, never served."""
+        """Plans and resume points of training that has not ended, and its heartbeat; never ranked, never served."""
         return self.checkpoints / ".training"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files, a folder a model and training; made when there is something to write."""
+        return self.home / "tensorboard"
 
     @property
     def models(self) -> Path:

@@ -19,6 +19,9 @@ COMMANDS = {
     "convert": "gpu_assets.cli.convert:convert",
     "lineage": "gpu_assets.cli.lineage:lineage",
     "queue": "gpu_assets.cli.queue:queue_app",
+    "config": "gpu_assets.cli.config:config_app",
+    "plan": "gpu_assets.cli.plan:plan",
+    "control": "gpu_assets.cli.control:control_app",
 }
 """Name to module and attribute: a function, or a `Typer` with commands of its own."""
 

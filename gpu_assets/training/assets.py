@@ -1,20 +1,22 @@
 """The asset of the training stage, at home on the trainer, whose GPU it uses."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
 from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.datasets.assets import DATASETS
+from gpu_assets.datasets.parity import PARITY_CHECK, PromptSkew
 from gpu_assets.datasets.validate import ValidatedDataset, read_validated
-from gpu_assets.errors import PlatformError, SettingsError
+from gpu_assets.errors import MaskInvalid, PlatformError, SettingsError
 from gpu_assets.training.config import TrainingConfig
 from gpu_assets.training.records import BASE_WEIGHTS, Checkpoint, TrainingDataset
 from gpu_assets.training.run import require_rows, run_training
 from resources.deployed import read_deployed
 from resources.events import failure, record_check, record_materialization
 from resources.platform import Platform
-from resources.plots import loss_curve, markdown_picture
+from resources.plots import markdown_picture, training_curves
 from resources.routing import Routing
 from resources.workspace import Workspace
 
@@ -40,7 +42,19 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
             )
         ],
         check_specs=[
-            dg.AssetCheckSpec("every_row_seen", asset="checkpoints", description="Each accepted row, `epochs` times.")
+            dg.AssetCheckSpec("every_row_seen", asset="checkpoints", description="Each accepted row, `epochs` times."),
+            dg.AssetCheckSpec(
+                "masks",
+                asset="checkpoints",
+                blocking=True,
+                description="Before training, what is supervised in the batches is the answers of their rows.",
+            ),
+            dg.AssetCheckSpec(
+                PARITY_CHECK,
+                asset="checkpoints",
+                blocking=True,
+                description="As the server loads it, it is prompted with the tokens that answers follow in training.",
+            ),
         ],
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -54,7 +68,7 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
             datasets = [_training_dataset(read_validated(platform.workspace, key)) for key in keys]
             require_rows(datasets)
             result = run_training(
-                platform,
+                Platform(platform.settings.with_hyperparams(config.hyperparams)),
                 ensure_base_model(platform.settings, platform.workspace),
                 datasets,
                 from_weights=_champion(platform.workspace) if config.parent == "champion" else None,
@@ -62,11 +76,17 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
                 report=context.log.info,
             )
         except PlatformError as error:
+            if isinstance(error, MaskInvalid):
+                record_check(context, "checkpoints", "masks", dict.fromkeys(keys, str(error)))
+            if isinstance(error, PromptSkew):
+                record_check(context, "checkpoints", PARITY_CHECK, dict.fromkeys(keys, str(error)))
             raise failure(context, error) from error
         for key, checkpoint in result.by_dataset.items():
             _record(context, key, checkpoint, trained_now=key in result.trained)
         faults = {key: _seen_fault(checkpoint) for key, checkpoint in result.by_dataset.items()}
         record_check(context, "checkpoints", "every_row_seen", faults)
+        record_check(context, "checkpoints", "masks", dict.fromkeys(result.trained))
+        record_check(context, "checkpoints", PARITY_CHECK, dict.fromkeys(result.trained))
         yield from ()
 
     return [checkpoints]
@@ -111,7 +131,6 @@ def _record(context: dg.AssetExecutionContext, key: str, checkpoint: Checkpoint,
             "epochs": manifest["epochs"],
             "tokens": manifest["tokens"]["total"],
             "supervised_tokens": manifest["tokens"]["supervised"],
-            "supervised_tokens_per_s": round(_tokens_per_second(manifest), 1),
             "padding_share": manifest["padding_share"],
             "duration_s": manifest["duration_s"],
             "device": manifest["device"],
@@ -119,9 +138,23 @@ def _record(context: dg.AssetExecutionContext, key: str, checkpoint: Checkpoint,
             "renderer_digest": manifest["renderer"]["digest"],
             "template_sha256": manifest["renderer"]["template_sha256"],
             "trained_in_this_run": trained_now,
-            "loss_curve": dg.MetadataValue.md(markdown_picture(loss_curve(manifest["loss_curve"]), "loss curve")),
+            **_measured(manifest),
+            "training_curves": dg.MetadataValue.md(markdown_picture(training_curves(_curves(manifest)), "training")),
         },
     )
+
+
+def _measured(manifest: dict[str, Any]) -> dict[str, float | str]:
+    """Figures for plots over checkpoints; one that was published before they were measured has none."""
+    figures: dict[str, Any] = manifest.get("measured") or {}
+    shown = {name: value for name, value in figures.items() if value is not None}
+    splits = manifest.get("micro_batch_splits", 0)
+    return shown | {"rollbacks": len(manifest.get("rollbacks", ())), "micro_batch_splits": splits}
+
+
+def _curves(manifest: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
+    names = {"loss": "loss_curve", "gradient norm": "gradient_norm_curve", "learning rate": "learning_rate_curve"}
+    return {label: manifest[name] for label, name in names.items() if name in manifest}
 
 
 def _seen_fault(checkpoint: Checkpoint) -> str | None:
@@ -131,9 +164,3 @@ def _seen_fault(checkpoint: Checkpoint) -> str | None:
     if least == most == manifest["epochs"]:
         return None
     return f"{checkpoint.name} saw rows {least} to {most} times, wanted {manifest['epochs']}"
-
-
-def _tokens_per_second(manifest: dict[str, object]) -> float:
-    tokens, epochs, seconds = manifest["tokens"], manifest["epochs"], manifest["duration_s"]
-    assert isinstance(tokens, dict) and isinstance(epochs, int) and isinstance(seconds, float | int)
-    return float(tokens["supervised"] * epochs / max(seconds, 1e-9))

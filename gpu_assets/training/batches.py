@@ -6,6 +6,7 @@ and is for attention kernels that never cross a document. Knows nothing of torch
 """
 
 import random
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,8 @@ Batch = tuple[int, ...]
 
 _GROUPING_WINDOW = 20
 """Batches whose rows are sorted by length together: long enough to group, short enough to stay random."""
+_PACKING_WINDOW = 100
+"""Packs that are filled together: each window leaves one about half empty."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,10 @@ def padding_share(batches: Sequence[Batch], lengths: Sequence[int], layout: Layo
 
 
 def _windows(order: list[int], lengths: Sequence[int], limits: BatchLimits, layout: Layout) -> list[list[int]]:
-    """Cut the shuffled order into stretches of about `_GROUPING_WINDOW` batches."""
+    """Cut the shuffled order into stretches of about as many batches as are filled together."""
     mean_length = max(1, sum(lengths) // max(1, len(lengths)))
     by_tokens = max(1, limits.tokens // mean_length)
-    rows = by_tokens if layout == "packed" else min(limits.rows, by_tokens)
-    size = max(1, rows * _GROUPING_WINDOW)
+    size = by_tokens * _PACKING_WINDOW if layout == "packed" else min(limits.rows, by_tokens) * _GROUPING_WINDOW
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
@@ -77,13 +79,15 @@ def _fill_padded(window: list[int], lengths: Sequence[int], limits: BatchLimits)
 
 def _fill_packed(window: list[int], lengths: Sequence[int], limits: BatchLimits) -> list[Batch]:
     """Best fit, longest first: into the fullest pack that still has room."""
-    packs: list[tuple[int, list[int]]] = []
+    packs: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # what is left of each pack, and which it is; ascending
     for index in sorted(window, key=lambda index: -lengths[index]):
-        fitting = [place for place, (room, _) in enumerate(packs) if room >= lengths[index]]
-        if fitting:
-            place = min(fitting, key=lambda place: packs[place][0])
-            room, members = packs[place]
-            packs[place] = (room - lengths[index], [*members, index])
+        fitting = bisect_left(rooms, (lengths[index], 0))
+        if fitting < len(rooms):
+            room, pack = rooms.pop(fitting)
+            packs[pack].append(index)
         else:
-            packs.append((limits.tokens - lengths[index], [index]))
-    return [tuple(members) for _, members in packs]
+            room, pack = limits.tokens, len(packs)
+            packs.append([index])
+        insort(rooms, (room - lengths[index], pack))
+    return [tuple(members) for members in packs]

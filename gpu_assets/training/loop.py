@@ -5,16 +5,22 @@ the resume point: model, optimizer, random states, and the progress, which holds
 the plan's batches and how often each sequence has been seen. A killed run goes on from its last
 resume point, and ends in the weights that an undisturbed run would have had, bit for bit on a CPU.
 The machine's share (device, precision, layout of the batches) is in the plan too, so a resume point
-is gone on from only where it was made alike.
+is gone on from only where it was made alike. What is not finite, or a loss spike, takes training back to
+its last scheduled resume point, once (guards.py).
 Torch code: import inside the function that needs it.
 """
 
+import gc
 import logging
 import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,15 +30,24 @@ from transformers import PreTrainedModel
 from gpu_assets.errors import TrainingDiverged
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Hyperparams
+from gpu_assets.training.attention import attention_for
 from gpu_assets.training.batches import Batch, BatchLimits, Layout, epoch_batches, padding_share
+from gpu_assets.training.device import require_memory
+from gpu_assets.training.guards import MAX_ROLLBACKS, Divergence, judge, rate_factor, roll_back
+from gpu_assets.training.interrupts import Interrupts
 from gpu_assets.training.loss import SupervisedLoss
-from gpu_assets.training.model import load_model
-from gpu_assets.training.optimizers import build_optimizer, set_hyperparams
+from gpu_assets.training.masks import check_masks
+from gpu_assets.training.metrics import Meter, Observer
+from gpu_assets.training.model import load_model, save_model
+from gpu_assets.training.observing import meter_of
+from gpu_assets.training.optimizers import build_optimizer, load_parent_state, save_state
 from gpu_assets.training.progress import Progress
 from gpu_assets.training.records import TrainingOutcome, TrainingPlan
-from gpu_assets.training.resume import load_resume_point, save_resume_point
+from gpu_assets.training.resume import note_rollbacks
 from gpu_assets.training.samples import Samples, load_samples
+from gpu_assets.training.saving import Keeper, weights_are_finite
 from gpu_assets.training.schedule import learning_rate
+from gpu_assets.training.splitting import step_that_fits
 from gpu_assets.training.step import Run, optimizer_step
 
 logger = logging.getLogger(__name__)
@@ -46,41 +61,73 @@ def train(
     work: Path,
     parent_optimizer: Path | None,
     report: Callable[[str], None] = logger.info,
+    min_free_bytes: int = 0,
+    observers: Sequence[Observer] = (),
 ) -> TrainingOutcome:
     """Carry out a plan in its work folder, from its newest usable resume point if it has one.
+
+    A signal to end, once training has begun, lets the step that runs end and saves a resume point first.
 
     Args:
         work: holds the resume points while training and the trained model afterwards.
         parent_optimizer: a folder with the parent's optimizer state, or None for a new one.
         report: called with a sentence of progress about every ten seconds.
+        min_free_bytes: what must stay free on the disk beside all that is written.
+        observers: are given the figures of about every second.
 
     Raises:
-        TrainingDiverged: if the loss is not finite; no model is left in `work`.
+        TrainingDiverged: if the loss is a spike or not finite again after training was rolled back; no model is left
+            in `work`.
+        MaskInvalid: before the first step, if what would be trained on is not the answers of the rows.
+        OutOfMemory: if not even one row fits, or is foreseen to.
+        DiskFull: before anything is written that the disk does not hold.
+        TrainingStopped: on a signal that whoever handles it lets pass.
     """
     renderer = Renderer.load(plan.parent.folder, plan.renderer.profile, plan.renderer.system_prompt)
-    samples = load_samples(plan.datasets, renderer, plan.hyperparams.max_length)
-    run = _prepare(plan, samples, parent_optimizer, renderer.end_token_id)
-    resumed_from = load_resume_point(work, lambda folder: run.accelerator.load_state(str(folder)), report)
+    samples = load_samples(plan.datasets, renderer, plan.hyperparams.max_length, plan.replay)
+    keeper = Keeper(work, plan.hyperparams.save_steps, min_free_bytes, report)
+    prepare = partial(_prepare, plan, samples, parent_optimizer, renderer.end_token_id, report)
+    require_memory(plan, report)
+    run = prepare()
+    masks = check_masks(first_epoch(run.steps, len(samples.sequences)), samples, renderer, run.layout)
+    resumed_from = keeper.load(run)
     if resumed_from is not None:
         report(f"going on from the resume point at step {resumed_from} of {len(run.steps)}")
-    _run_steps(run, plan, work, report)
+    keeper.require_room(run)
+    with meter_of(plan, run, observers) as meter:
+        while (divergence := _run_steps(run, plan, keeper, meter)) is not None:
+            _require_try_left(divergence, run.progress, plan)
+            before = run.progress.state_dict()
+            if keeper.load(run, scheduled_only=True) is None:
+                del run  # before the next is made: the device may hold one
+                gc.collect()
+                run = prepare()
+            _go_on_lower(divergence, before, run.progress, keeper)
     _check_every_row_seen(run.progress, plan.hyperparams.num_epochs)
-    return _finish(run, plan, work, resumed_from)
+    keeper.require_room_for_outcome(run)
+    return replace(_finish(run, plan, work, resumed_from, meter), masks=masks.to_json())
 
 
-def _prepare(plan: TrainingPlan, samples: Samples, parent_optimizer: Path | None, pad_id: int) -> Run:
+def _prepare(
+    plan: TrainingPlan,
+    samples: Samples,
+    parent_optimizer: Path | None,
+    pad_id: int,
+    report: Callable[[str], None],
+) -> Run:
     hyperparams = plan.hyperparams
     torch.manual_seed(hyperparams.seed)
     accelerator = Accelerator(mixed_precision="bf16" if plan.numerics.precision == "bf16" else "no")
-    model = load_model(plan.parent.folder, hyperparams)
+    model = load_model(plan.parent.folder, hyperparams, attention_for(plan.numerics))
     loss = SupervisedLoss(model).train()
-    optimizer = build_optimizer(loss.parameters(), hyperparams)
-    loss, optimizer = accelerator.prepare(loss, optimizer)
+    loss, optimizer = accelerator.prepare(loss, build_optimizer(loss, hyperparams))
+    is_fresh = parent_optimizer is None
     if parent_optimizer is not None:
-        state = torch.load(parent_optimizer / "optimizer.bin", map_location=accelerator.device, weights_only=True)
-        optimizer.load_state_dict(state)
-        set_hyperparams(optimizer, hyperparams)
-    progress = Progress(len(samples.sequences), fresh_optimizer=parent_optimizer is None)
+        refused = load_parent_state(parent_optimizer, optimizer, hyperparams, accelerator.device)
+        if refused is not None:
+            is_fresh = True
+            report(refused)
+    progress = Progress(len(samples.sequences), fresh_optimizer=is_fresh)
     accelerator.register_for_checkpointing(progress)
     layout = plan.numerics.layout
     steps = plan_steps(samples.lengths, hyperparams, layout)
@@ -98,44 +145,95 @@ def plan_steps(lengths: Sequence[int], hyperparams: Hyperparams, layout: Layout)
     return steps
 
 
-def _run_steps(run: Run, plan: TrainingPlan, work: Path, report: Callable[[str], None]) -> None:
-    progress, total = run.progress, len(run.steps)
+def first_epoch(steps: Sequence[Sequence[Batch]], num_sequences: int) -> Iterator[Batch]:
+    """The micro-batches of the first pass over all sequences."""
+    seen = 0
+    for batch in chain.from_iterable(steps):
+        if seen == num_sequences:
+            return
+        seen += len(batch)
+        yield batch
+
+
+def _run_steps(run: Run, plan: TrainingPlan, keeper: Keeper, meter: Meter) -> Divergence | None:
+    """Train to the end of the plan, or to what went wrong, which is undone by whoever called."""
+    progress, hyperparams, total = run.progress, plan.hyperparams, len(run.steps)
     begun, reported = time.monotonic() - progress.seconds, time.monotonic()
     bar = tqdm(total=total, initial=progress.step, desc="training", unit="step", disable=None)
-    while progress.step < total:
-        rate = learning_rate(progress.step, total, plan.hyperparams, fresh_optimizer=progress.fresh_optimizer)
-        loss, gradient_norm = optimizer_step(run, run.steps[progress.step], rate, plan.hyperparams.max_grad_norm)
-        _check_finite("loss", loss, plan, progress.step)
-        _check_finite("norm of the gradient", gradient_norm, plan, progress.step)
-        progress.losses.append(loss)
-        progress.step += 1
-        progress.seconds = time.monotonic() - begun
-        bar.update()
-        bar.set_postfix(loss=f"{loss:.4f}")
-        if time.monotonic() - reported >= LOG_INTERVAL_S:
-            reported = time.monotonic()
-            report(f"step {progress.step} of {total}, loss {loss:.4f}")
-        if progress.step % plan.hyperparams.save_steps == 0 and progress.step < total:
-            save_resume_point(work, progress.step, lambda folder: run.accelerator.save_state(str(folder)))
-    bar.close()
+    with bar, Interrupts() as interrupts:
+        while progress.step < total:
+            rate = learning_rate(progress.step, total, hyperparams, fresh_optimizer=progress.fresh_optimizer)
+            rate *= rate_factor(progress.rollbacks)
+            take = partial(optimizer_step, run, rate=rate, max_grad_norm=hyperparams.max_grad_norm)
+            loss, gradient_norm = step_that_fits(run, take, keeper.report)
+            divergence = judge(progress.step + 1, loss, gradient_norm, progress.losses, hyperparams.max_loss_rise)
+            if divergence is not None:
+                return divergence
+            progress.note(loss, gradient_norm, rate)
+            progress.seconds = time.monotonic() - begun
+            meter.on_step(progress.step, loss, gradient_norm, rate)
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.4f}")
+            if time.monotonic() - reported >= LOG_INTERVAL_S:
+                reported = time.monotonic()
+                keeper.report(f"step {progress.step} of {total}, loss {loss:.4f}")
+            asked = interrupts.requested
+            due = asked or keeper.is_due(progress.step, total)
+            if (due or progress.step == total) and not weights_are_finite(run):
+                return Divergence(progress.step, "weights", math.nan)
+            if due:
+                keeper.save(run)
+            if asked:
+                keeper.report(f"asked to end: stopped after step {progress.step} of {total}, with a resume point there")
+                interrupts.deliver()
+    return None
 
 
-def _finish(run: Run, plan: TrainingPlan, work: Path, resumed_from: int | None) -> TrainingOutcome:
+def _require_try_left(divergence: Divergence, progress: Progress, plan: TrainingPlan) -> None:
+    """End a run that was rolled back before."""
+    if len(progress.rollbacks) >= MAX_ROLLBACKS:
+        last = progress.rollbacks[-1]
+        raise TrainingDiverged(
+            f"{divergence} of the run on {[dataset.key for dataset in plan.datasets]}, after it was rolled back from "
+            f"step {last['step']} to {last['to_step']} and went on with {last['rate_factor']:g} of the learning rate: "
+            "nothing is published. Lower hyperparams.learning_rate, or look at the rows of these datasets; where they "
+            "are meant to be that hard, raise hyperparams.max_loss_rise."
+        )
+
+
+def _go_on_lower(divergence: Divergence, before: dict[str, Any], progress: Progress, keeper: Keeper) -> None:
+    """Lower the rate of a run that was brought back to where it was well, and keep that on the disk.
+
+    Args:
+        before: the progress in which it went wrong; what was learnt of the memory, and the time spent, stay.
+    """
+    rollback = roll_back(divergence, progress.step, before["rollbacks"])
+    progress.rollbacks = [*before["rollbacks"], rollback.to_json()]
+    progress.micro_batch_splits, progress.seconds = before["micro_batch_splits"], before["seconds"]
+    note_rollbacks(keeper.work, progress.rollbacks)
+    keeper.report(
+        f"{divergence}: rolled back to step {progress.step}, going on with {rollback.rate_factor:g} of the rate"
+    )
+
+
+def _finish(run: Run, plan: TrainingPlan, work: Path, resumed_from: int | None, meter: Meter) -> TrainingOutcome:
     model: PreTrainedModel = run.accelerator.unwrap_model(run.loss).model
-    _check_weights(model, plan)
     model_folder, optimizer_folder = work / "model", work / "optimizer"
     for folder in (model_folder, optimizer_folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    model.save_pretrained(model_folder)
-    torch.save(run.optimizer.state_dict(), optimizer_folder / "optimizer.bin")
-    losses = run.progress.losses
+    save_model(model, model_folder)
+    save_state(optimizer_folder, run.optimizer, plan.hyperparams)
+    losses, progress = run.progress.losses, run.progress
+    curve = partial(_curve, first_step=plan.parent.step)
     return TrainingOutcome(
         model_folder=model_folder,
         optimizer_folder=optimizer_folder,
         steps=len(run.steps),
         loss=_mean(losses[-max(1, len(losses) // 20) :]),
-        loss_curve=tuple(_curve(losses, first_step=plan.parent.step)),
+        loss_curve=tuple(curve(losses)),
+        gradient_norm_curve=tuple(curve(progress.gradient_norms)),
+        learning_rate_curve=tuple(curve(progress.rates)),
         tokens=run.samples.tokens,
         rows_seen=run.samples.num_rows,
         times_seen=(min(run.progress.seen), max(run.progress.seen)),
@@ -143,6 +241,9 @@ def _finish(run: Run, plan: TrainingPlan, work: Path, resumed_from: int | None) 
         seconds=run.progress.seconds,
         resumed_from_step=resumed_from,
         device=str(run.accelerator.device),
+        measured=meter.summary(progress.gradient_norms, progress.rates, progress.seconds),
+        rollbacks=tuple(run.progress.rollbacks),
+        micro_batch_splits=run.progress.micro_batch_splits,
     )
 
 
@@ -151,30 +252,11 @@ def _curve(losses: Sequence[float], first_step: int) -> Iterator[tuple[int, floa
     stretch = max(1, math.ceil(len(losses) / CURVE_POINTS))
     for start in range(0, len(losses), stretch):
         part = losses[start : start + stretch]
-        yield first_step + start + len(part), round(_mean(part), 6)
+        yield first_step + start + len(part), float(f"{_mean(part):.6g}")
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _check_finite(what: str, value: float, plan: TrainingPlan, step: int) -> None:
-    if not math.isfinite(value):
-        keys = [dataset.key for dataset in plan.datasets]
-        raise TrainingDiverged(
-            f"the {what} is {value} at step {step + 1} of the run on {keys}: nothing is published. "
-            "Lower hyperparams.learning_rate, or look at the rows of these datasets."
-        )
-
-
-def _check_weights(model: PreTrainedModel, plan: TrainingPlan) -> None:
-    """The last step's update is checked by no later loss."""
-    broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
-    if broken:
-        raise TrainingDiverged(
-            f"after the last step of the run on {[dataset.key for dataset in plan.datasets]} the weights of "
-            f"{broken[0]} are not finite: nothing is published. Lower hyperparams.learning_rate."
-        )
 
 
 def _check_every_row_seen(progress: Progress, epochs: int) -> None:

@@ -1,28 +1,39 @@
 """Cross-entropy on supervised positions only. Torch code: import inside the function that needs it.
 
-Shapes: B rows of a micro-batch, T positions, D hidden size, S supervised positions, V vocabulary.
+Shapes: B rows of a micro-batch, T positions, D hidden size, S supervised positions, N documents.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from gpu_assets.rendering import Sample
+from gpu_assets.training.attention import document_arguments
 from gpu_assets.training.batches import Layout
+from gpu_assets.training.cross_entropy import summed_cross_entropy
 
 
-@dataclass(frozen=True)
-class Tensors:
-    """One micro-batch: ids, positions that restart a document, and targets, -100 where nothing is learned."""
+class Tensors(NamedTuple):
+    """One micro-batch; `places_S` are the positions that predict something, counted over all rows, `targets_S` what.
+
+    Packed rows also have `positions_BT`, which restart a document, `bounds`, the N + 1 places between documents, and
+    `longest`, the tokens of the longest of them. Padded rows have a document each and need neither.
+    """
 
     ids_BT: torch.Tensor
-    positions_BT: torch.Tensor
-    targets_BT: torch.Tensor
+    places_S: torch.Tensor
+    targets_S: torch.Tensor
+    positions_BT: torch.Tensor | None = None
+    bounds: torch.Tensor | None = None
+    longest: int = 0
+
+    def to(self, device: torch.device) -> "Tensors":
+        moved = (part.to(device, non_blocking=True) if isinstance(part, torch.Tensor) else part for part in self)
+        return Tensors(*moved)  # type: ignore[arg-type]
 
 
 class SupervisedLoss(nn.Module):
@@ -31,20 +42,29 @@ class SupervisedLoss(nn.Module):
     So a full (B, T, V) logits tensor never exists. The decoder is called without an attention mask
     and without a cache: rows are padded on the right, where causal attention cannot see, and packed
     documents are told apart by their restarting positions, which transformers turns into a block
-    mask only under these two conditions.
+    mask only under these two conditions, or by `bounds` where the attention takes them (attention.py).
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        ids_BT: torch.Tensor,
+        places_S: torch.Tensor,
+        targets_S: torch.Tensor,
+        positions_BT: torch.Tensor | None = None,
+        bounds: torch.Tensor | None = None,
+        longest: int = 0,
+    ) -> torch.Tensor:
         """Summed cross-entropy in nats; the caller divides by the step's supervised tokens."""
         decoder, head = self.model.base_model, self.model.get_output_embeddings()
-        hidden_BTD = decoder(input_ids=ids_BT, position_ids=positions_BT, use_cache=False).last_hidden_state
-        supervised_BT = targets_BT != -100
-        logits_SV = head(hidden_BTD[supervised_BT])
-        return functional.cross_entropy(logits_SV.float(), targets_BT[supervised_BT], reduction="sum")
+        documents = {} if bounds is None else document_arguments(self.model.config, bounds, longest)
+        hidden_BTD = decoder(
+            input_ids=ids_BT, position_ids=positions_BT, use_cache=False, **documents
+        ).last_hidden_state
+        return summed_cross_entropy(hidden_BTD.flatten(0, 1).index_select(0, places_S), head, targets_S)
 
 
 def collate(samples: Sequence[Sample], layout: Layout, pad_id: int) -> Tensors:
@@ -53,20 +73,33 @@ def collate(samples: Sequence[Sample], layout: Layout, pad_id: int) -> Tensors:
     The first token of a sample is never a target, so a packed document does not learn to follow
     the one before it.
     """
-    rows = [_shifted(sample) for sample in samples]
+    lengths = [len(sample.ids) for sample in samples]
+    longest = max(lengths)
     if layout == "packed":
-        merged = [list(chain.from_iterable(row[part] for row in rows)) for part in range(3)]
-        return Tensors(*(torch.tensor([values], dtype=torch.long) for values in merged))
-    length = max(len(ids) for ids, _, _ in rows)
+        bounds = list(accumulate(lengths, initial=0))
+        places, targets = _targets(samples, bounds)
+        return Tensors(
+            ids_BT=torch.tensor([list(chain.from_iterable(sample.ids for sample in samples))]),
+            places_S=torch.tensor(places, dtype=torch.long),
+            targets_S=torch.tensor(targets, dtype=torch.long),
+            positions_BT=torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0),
+            bounds=torch.tensor(bounds, dtype=torch.int32),
+            longest=longest,
+        )
+    places, targets = _targets(samples, range(0, len(samples) * longest, longest))
     return Tensors(
-        ids_BT=torch.tensor([ids + [pad_id] * (length - len(ids)) for ids, _, _ in rows], dtype=torch.long),
-        positions_BT=torch.arange(length).expand(len(rows), length),
-        targets_BT=torch.tensor([targets + [-100] * (length - len(targets)) for _, _, targets in rows]),
+        ids_BT=torch.tensor([[*sample.ids, *[pad_id] * (longest - len(sample.ids))] for sample in samples]),
+        places_S=torch.tensor(places, dtype=torch.long),
+        targets_S=torch.tensor(targets, dtype=torch.long),
     )
 
 
-def _shifted(sample: Sample) -> tuple[list[int], list[int], list[int]]:
-    """Ids, positions and next-token targets; the last position predicts nothing."""
-    ids = list(sample.ids)
-    targets = [token if supervised else -100 for token, supervised in zip(ids[1:], sample.supervised[1:], strict=True)]
-    return ids, list(range(len(ids))), [*targets, -100]
+def _targets(samples: Sequence[Sample], starts: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Where something is predicted and what: each supervised token, at the place before its own."""
+    places: list[int] = []
+    targets: list[int] = []
+    for sample, start in zip(samples, starts, strict=False):
+        supervised = [index for index, is_supervised in enumerate(sample.supervised) if is_supervised and index]
+        places.extend(start + index - 1 for index in supervised)
+        targets.extend(sample.ids[index] for index in supervised)
+    return places, targets

@@ -2,9 +2,15 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
+import polars as pl
+
+from gpu_assets.datasets.parity import PromptSkew, parity_fault
 from gpu_assets.errors import ArtifactInvalid
+from gpu_assets.rendering import Renderer
+from gpu_assets.rendering.template import TEMPLATE_FILE
 from gpu_assets.training.line import list_checkpoints
 from gpu_assets.training.records import (
     CHECKPOINT_KIND,
@@ -25,20 +31,22 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
 )
+REPLAY_FILE = "replay.parquet"
 OPTIMIZER_KIND = "optimizer_state"
 OPTIMIZER_STATES_KEPT = 2
 
 
 def publish_checkpoint(plan: TrainingPlan, outcome: TrainingOutcome, workspace: Workspace) -> Checkpoint:
-    """Publish the outcome as the next checkpoint; tokenizer and template come along from the parent.
+    """Publish the outcome as the next checkpoint; the tokenizer comes along from the parent, and the template is
+    the one that was trained with.
 
     The manifest is written last and the folder appears by rename. The optimizer's state is kept
     beside the checkpoints for the next run, not in the checkpoint, which is what is deployed.
 
     Raises:
         ArtifactInvalid: if another checkpoint already has the name.
+        PromptSkew: if a server would prompt the checkpoint otherwise than it was trained.
     """
     weights = weights_sha256(outcome.model_folder)
     step = plan.parent.step + outcome.steps
@@ -53,6 +61,9 @@ def publish_checkpoint(plan: TrainingPlan, outcome: TrainingOutcome, workspace: 
             for name in TOKENIZER_FILES:
                 if (plan.parent.folder / name).is_file():
                     shutil.copy2(plan.parent.folder / name, temporary / name)
+            _write_template(plan, temporary)
+            if plan.replay:
+                _write_replayed(plan, temporary / REPLAY_FILE)
             sequence = 1 + max((checkpoint.sequence for checkpoint in list_checkpoints(workspace)), default=0)
             write_json(temporary / MANIFEST_FILE, _manifest(plan, outcome, final.name, step, weights, sequence))
     return Checkpoint.read(final)
@@ -81,6 +92,35 @@ def _keep_optimizer(source: Path, weights: str, workspace: Workspace) -> None:
         shutil.rmtree(folder)
 
 
+def _write_template(plan: TrainingPlan, folder: Path) -> None:
+    """Write the template in force, which may not be the parent's own; the folder then prompts as was trained.
+
+    Raises:
+        PromptSkew: if it does not.
+    """
+    profile, system_prompt = plan.renderer.profile, plan.renderer.system_prompt
+    template = Renderer.load(plan.parent.folder, profile, system_prompt).template
+    (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8", newline="")
+    served = Renderer.load(folder, profile, system_prompt)
+    if served.digest != plan.renderer.digest:
+        raise PromptSkew(
+            f"the trained model renders as {served.digest[:8]}, it was trained as {plan.renderer.digest[:8]}: the "
+            f"tokenizer or template of {plan.parent.folder} changed while it was trained; materialize checkpoints again"
+        )
+    for dataset in plan.datasets:
+        if (fault := parity_fault(dataset.rows_path, served)) is not None:
+            raise PromptSkew(f"the trained model, dataset {dataset.key}, {fault}; nothing is published")
+
+
+def _write_replayed(plan: TrainingPlan, path: Path) -> None:
+    """Which rows of earlier datasets were trained on again: their key and hash."""
+    columns = {
+        "key": [rows.key for rows in plan.replay for _ in rows.row_hashes],
+        "row_sha256": [row for rows in plan.replay for row in rows.row_hashes],
+    }
+    pl.DataFrame(columns).write_parquet(path)
+
+
 def _manifest(
     plan: TrainingPlan, outcome: TrainingOutcome, name: str, step: int, weights: str, sequence: int
 ) -> dict[str, object]:
@@ -96,6 +136,7 @@ def _manifest(
         "parent": plan.parent.to_json(),
         "base_weights_sha256": plan.parent.base_weights_sha256,
         "datasets": [dataset.to_json() for dataset in plan.datasets],
+        "replay": [rows.to_json() for rows in plan.replay],
         "architecture": json.loads((outcome.model_folder / "config.json").read_text())["architectures"][0],
         "renderer": plan.renderer.to_json(),
         "hyperparams": plan.hyperparams.model_dump(),
@@ -105,10 +146,16 @@ def _manifest(
         "epochs": plan.hyperparams.num_epochs,
         "tokens": token_count_json(outcome.tokens),
         "padding_share": round(outcome.padding_share, 4),
+        "masks": outcome.masks,
         "loss": round(outcome.loss, 6),
         "loss_curve": [list(point) for point in outcome.loss_curve],
+        "gradient_norm_curve": [list(point) for point in outcome.gradient_norm_curve],
+        "learning_rate_curve": [list(point) for point in outcome.learning_rate_curve],
+        "measured": asdict(outcome.measured),
         "device": outcome.device,
         "resumed_from_step": outcome.resumed_from_step,
+        "rollbacks": list(outcome.rollbacks),
+        "micro_batch_splits": outcome.micro_batch_splits,
         "duration_s": round(outcome.seconds, 2),
         "created_at": utc_now(),
     }

@@ -1,6 +1,6 @@
 """What the training stage reads and writes, as values."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,28 @@ class TrainingDataset:
 
 
 @dataclass(frozen=True)
+class ReplayedRows:
+    """Rows of an earlier dataset that are trained on again, by their hashes, ascending."""
+
+    key: str
+    rows_path: Path
+    rows_sha256: str
+    row_hashes: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        return len(self.row_hashes)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "key": self.key,
+            "sha256": self.rows_sha256,
+            "rows": self.rows,
+            "row_hashes_sha256": sha256_json(list(self.row_hashes)),
+        }
+
+
+@dataclass(frozen=True)
 class Numerics:
     """What of the machine decides the batches and the numbers; `device` is torch's type, such as cpu or cuda."""
 
@@ -69,6 +91,7 @@ class TrainingPlan:
     hyperparams: Hyperparams
     renderer: RendererRecord
     numerics: Numerics
+    replay: tuple[ReplayedRows, ...] = ()
 
     @property
     def config_sha256(self) -> str:
@@ -85,6 +108,7 @@ class TrainingPlan:
             {
                 "parent": self.parent.weights_sha256,
                 "datasets": [[dataset.key, dataset.rows_sha256] for dataset in self.datasets],
+                "replay": [rows.to_json() for rows in self.replay],
                 "config": self.config_sha256,
                 "renderer": self.renderer.digest,
             }
@@ -102,6 +126,7 @@ class TrainingPlan:
             "numerics": asdict(self.numerics),
             "parent": self.parent.to_json(),
             "datasets": [dataset.to_json() for dataset in self.datasets],
+            "replay": [rows.to_json() for rows in self.replay],
             "hyperparams": self.hyperparams.model_dump(),
             "renderer": self.renderer.to_json(),
         }
@@ -116,11 +141,31 @@ class TokenCount:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a run was measured to do, which differs from run to run and machine to machine.
+
+    Rates count each token as often as it was trained on, over all the time that training took. `mfu` is a share of
+    `matmul_peak_flops`, the measured operations a second of a matrix product, and None for an unknown model family.
+    `gradient_norm` is the mean of the last twentieth of the steps, before clipping; `learning_rate` is the last one.
+    """
+
+    tokens_per_s: float
+    supervised_tokens_per_s: float
+    mfu: float | None
+    matmul_peak_flops: float
+    gradient_norm: float
+    learning_rate: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
 class TrainingOutcome:
     """The trained model, not yet published.
 
     `times_seen` is the least and the most that a sequence was seen.
-    `loss_curve` holds (step of the line, mean loss a supervised token in nats), ascending.
+    `loss_curve` holds (step of the line, mean loss a supervised token in nats), ascending; the other curves are alike.
+    `masks` is the `masks.MaskCheck` of the batches as JSON.
+    `rollbacks` are `guards.Rollback`s as JSON; `micro_batch_splits` is how often micro-batches were halved to fit.
     """
 
     model_folder: Path
@@ -128,6 +173,8 @@ class TrainingOutcome:
     steps: int
     loss: float
     loss_curve: tuple[tuple[int, float], ...]
+    gradient_norm_curve: tuple[tuple[int, float], ...]
+    learning_rate_curve: tuple[tuple[int, float], ...]
     tokens: TokenCount
     rows_seen: int
     times_seen: tuple[int, int]
@@ -135,6 +182,10 @@ class TrainingOutcome:
     seconds: float
     resumed_from_step: int | None
     device: str
+    measured: Measured
+    rollbacks: tuple[dict[str, Any], ...] = ()
+    micro_batch_splits: int = 0
+    masks: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

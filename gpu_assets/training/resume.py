@@ -3,11 +3,16 @@
 `resume-<step>` in a plan's work folder, an artifact as all others: written under a temporary name,
 fsynced, manifest last, renamed. The newest is written while the one before is still there, and the
 newest that is what its manifest says is gone on from.
+
+Scheduled ones stand at multiples of `save_steps`; an interrupt leaves one at any step. Only a scheduled one is
+rolled back to, so that an interrupt changes no weights.
 """
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gpu_assets.errors import ArtifactInvalid
 from resources.artifacts import MANIFEST_FILE, is_complete, publishing, read_manifest, sha256_file, write_json
@@ -15,6 +20,7 @@ from resources.artifacts import MANIFEST_FILE, is_complete, publishing, read_man
 RESUME_KIND = "resume_point"
 PREFIX = "resume-"
 KEPT = 2
+ROLLBACKS_FILE = "rollbacks.json"
 
 
 def resume_points(work: Path) -> list[Path]:
@@ -22,35 +28,69 @@ def resume_points(work: Path) -> list[Path]:
     return sorted(filter(is_complete, work.glob(f"{PREFIX}*")), key=_step, reverse=True)
 
 
-def save_resume_point(work: Path, step: int, save: Callable[[Path], None]) -> None:
-    """Keep the state at a step; `save` writes it into the folder that it is given.
+def make_room(work: Path, step: int, every: int = 1) -> None:
+    """Remove what is not needed once the resume point of this step is there, so that there is room to write it.
 
-    At most two are on the disk, the one being written included.
+    The newest stays, and so at most two are on the disk at any time. Where the step is not on the schedule of
+    every so many steps, what stays is the newest that is.
     """
-    for folder in (*resume_points(work)[KEPT - 1 :], *work.glob(f".{PREFIX}*")):
+    points = resume_points(work)
+    if step % every:
+        points.sort(key=lambda folder: (_step(folder) % every == 0, _step(folder)), reverse=True)
+    for folder in points[KEPT - 1 :]:
+        _remove(folder)
+    torn = [folder for folder in work.glob(f"{PREFIX}*") if not is_complete(folder)]
+    for folder in (*torn, *work.glob(f".{PREFIX}*")):
         shutil.rmtree(folder)
+
+
+def save_resume_point(work: Path, step: int, save: Callable[[Path], None], every: int = 1) -> None:
+    """Keep the state at a step; `save` writes it into the folder that it is given."""
+    make_room(work, step, every)
     with publishing(work / f"{PREFIX}{step}") as temporary:
         save(temporary)
         files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / MANIFEST_FILE, {"kind": RESUME_KIND, "format": 1, "step": step, "files": files})
 
 
-def load_resume_point(work: Path, load: Callable[[Path], None], report: Callable[[str], None]) -> int | None:
+def load_resume_point(
+    work: Path, load: Callable[[Path], None], report: Callable[[str], None], every: int = 1
+) -> int | None:
     """Load the newest resume point that is what its manifest says; the others are said and removed.
+
+    Args:
+        every: those that do not stand at a multiple of so many steps are removed.
 
     Returns:
         The step at which it stands, or None if there is none.
     """
     for folder in resume_points(work):
+        if _step(folder) % every:
+            _remove(folder)
+            continue
         try:
             _check(folder)
         except ArtifactInvalid as error:
             report(f"the resume point {folder.name} cannot be used: {error}; looking for the one before")
-            shutil.rmtree(folder)
+            _remove(folder)
             continue
         load(folder)
         return _step(folder)
     return None
+
+
+def note_rollbacks(work: Path, rollbacks: Sequence[Mapping[str, Any]]) -> None:
+    """Keep that training goes on as rolled back, until a resume point says so itself."""
+    write_json(work / ROLLBACKS_FILE, {"rollbacks": list(rollbacks)})
+
+
+def noted_rollbacks(work: Path, step: int) -> list[dict[str, Any]]:
+    """What `note_rollbacks` kept, if training went back to this step."""
+    try:
+        rollbacks: list[dict[str, Any]] = json.loads((work / ROLLBACKS_FILE).read_text(encoding="utf-8"))["rollbacks"]
+    except FileNotFoundError:
+        return []
+    return rollbacks if rollbacks[-1]["to_step"] == step else []
 
 
 def _check(folder: Path) -> None:
@@ -67,6 +107,12 @@ def _check(folder: Path) -> None:
             raise ArtifactInvalid(f"{folder / name} is missing")
         if sha256_file(folder / name) != sha256:
             raise ArtifactInvalid(f"{folder / name} is not what was written")
+
+
+def _remove(folder: Path) -> None:
+    """The manifest first: a folder of which only a part is gone is no resume point."""
+    (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def _step(folder: Path) -> int:

@@ -4,13 +4,23 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gpu_assets.base_model.records import BaseModel
+from gpu_assets.base_model.records import BaseModel, RendererRecord
 from gpu_assets.errors import DatasetInvalid, TrainingDiverged
+from gpu_assets.rendering import Renderer
+from gpu_assets.settings import Profile
+from gpu_assets.training.disk import GB
 from gpu_assets.training.line import find_trained, line_of, list_checkpoints, parent_at
 from gpu_assets.training.publish import optimizer_of, publish_checkpoint
-from gpu_assets.training.records import Checkpoint, TrainingDataset, TrainingPlan
+from gpu_assets.training.records import Checkpoint, Parent, TrainingDataset, TrainingPlan
+from gpu_assets.training.replay import plan_replay
 from gpu_assets.training.resume import resume_points
-from gpu_assets.training.work import discard_void, line_held, resume_points_elsewhere, work_folder
+from gpu_assets.training.work import (
+    discard_torn,
+    discard_void,
+    line_held,
+    resume_points_elsewhere,
+    work_folder,
+)
 from resources.platform import Platform
 from resources.workspace import Workspace
 
@@ -44,14 +54,17 @@ def run_training(
     Raises:
         SettingsError: if this is one of several processes of a distributed start, or `from_weights` is no
             checkpoint of the line.
-        TrainingDiverged: if the loss is not finite; nothing is published, and the resume points, which lead to
-            the same loss, are removed.
+        TrainingDiverged: if it went wrong again after it was rolled back; nothing is published, and the resume
+            points, which lead to the same loss, are removed.
+        OutOfMemory, DiskFull, TrainingStopped: as `loop.train`; the resume points stay.
     """
     from gpu_assets.training.numerics import numerics_here
 
     workspace, settings = platform.workspace, platform.settings
     numerics = numerics_here(settings.hyperparams)
     with line_held(workspace, report):
+        discard_torn(workspace)
+        discard_void(workspace)
         line = line_of(base.weights_sha256, list_checkpoints(workspace))
         done = {} if retrain else {d.key: found for d in datasets if (found := find_trained(line, d.key)) is not None}
         todo = tuple(dataset for dataset in datasets if dataset.key not in done)
@@ -59,28 +72,43 @@ def run_training(
             report(f"{key} is trained already, in {checkpoint.name}; run with retrain: true to train on it again")
         if not todo:
             return TrainingResult(done, trained=())
+        hyperparams, parent = settings.hyperparams, parent_at(base, line, from_weights)
         plan = TrainingPlan(
             model_name=settings.model_name,
-            parent=parent_at(base, line, from_weights),
+            parent=parent,
             datasets=todo,
-            hyperparams=settings.hyperparams,
-            renderer=base.renderer,
+            hyperparams=hyperparams,
+            renderer=_renderer_of(parent, settings.profile),
             numerics=numerics,
+            replay=plan_replay(workspace, line, parent, todo, hyperparams),
         )
-        checkpoint = _carry_out(plan, workspace, report)
+        checkpoint = _carry_out(plan, workspace, int(settings.storage.min_free_gb * GB), report)
     return TrainingResult(done | {d.key: checkpoint for d in todo}, trained=tuple(d.key for d in todo))
 
 
-def _carry_out(plan: TrainingPlan, workspace: Workspace, report: Callable[[str], None]) -> Checkpoint:
-    from gpu_assets.training.loop import train
+def _renderer_of(parent: Parent, profile: Profile) -> RendererRecord:
+    """What renders rows now: the parent's template, which the profile may replace, stays with its line."""
+    return RendererRecord.of(Renderer.load(parent.folder, profile.name, profile.system_prompt))
 
-    report(f"training on {plan.rows} rows of {len(plan.datasets)} datasets, from {plan.parent.name}")
+
+def _carry_out(
+    plan: TrainingPlan, workspace: Workspace, min_free_bytes: int, report: Callable[[str], None]
+) -> Checkpoint:
+    from gpu_assets.training.loop import train
+    from gpu_assets.training.observing import observers_of
+
+    replayed = sum(rows.rows for rows in plan.replay)
+    report(
+        f"training on {plan.rows} rows of {len(plan.datasets)} datasets and {replayed} replayed rows of "
+        f"{len(plan.replay)} earlier ones, from {plan.parent.name}"
+    )
     work = work_folder(plan, workspace)
     if not resume_points(work):
         for sentence in resume_points_elsewhere(plan, workspace):
             report(sentence)
     try:
-        outcome = train(plan, work, optimizer_of(plan.parent.weights_sha256, workspace), report)
+        optimizer, observers = optimizer_of(plan.parent.weights_sha256, workspace), observers_of(plan, workspace)
+        outcome = train(plan, work, optimizer, report, min_free_bytes, observers)
     except TrainingDiverged:
         shutil.rmtree(work)
         raise

@@ -95,6 +95,13 @@ def discard_void(workspace: Workspace) -> None:
             shutil.rmtree(folder)
 
 
+def discard_torn(workspace: Workspace) -> None:
+    """Remove what a killed process left half-written beside the checkpoints; call it with the line held."""
+    for folder in (workspace.checkpoints, workspace.training / OPTIMIZERS):
+        for torn in (*folder.glob(".*.tmp"), *folder.glob(".*.old")):
+            shutil.rmtree(torn)
+
+
 def _goes_on(plan: dict[str, Any], published: Sequence[Checkpoint]) -> bool:
     parent = plan["parent"]["weights_sha256"]
     if plan["parent"]["kind"] == "base_model":

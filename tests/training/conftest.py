@@ -32,7 +32,8 @@ PlanFactory = Callable[..., TrainingPlan]
 def write_rows(path: Path, count: int, seed: int = 0) -> TrainingDataset:
     """A validated dataset's Parquet with generated rows."""
     rows = binary.training_rows(1, count, random.Random(seed))
-    pl.DataFrame({"messages": [row["messages"] for row in rows]}).write_parquet(path)
+    hashes = [f"{seed}-{index}" for index in range(count)]
+    pl.DataFrame({"row_sha256": hashes, "messages": [row["messages"] for row in rows]}).write_parquet(path)
     return TrainingDataset(f"rows-{seed}", path, f"sha-of-{seed}-{count}", count)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_assets.training.batches import BatchLimits, Layout, epoch_batches, padding_share
+from gpu_assets.training.batches import BatchLimits, Layout, _fill_packed, epoch_batches, padding_share
 
 layouts = st.sampled_from(["padded", "packed"])
 lengths_strategy = st.lists(st.integers(1, 60), max_size=200)
@@ -52,3 +52,24 @@ def test_grouping_by_length_leaves_little_padding() -> None:
 def test_a_sample_that_fits_no_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="101 tokens fits no batch of 100"):
         epoch_batches([101], LIMITS, "packed", 0)
+
+
+@given(lengths_strategy)
+def test_packs_are_those_of_best_fit_longest_first(lengths: list[int]) -> None:
+    rooms: list[int] = []
+    members: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        fitting = [pack for pack, room in enumerate(rooms) if room >= lengths[index]]
+        if not fitting:
+            rooms.append(LIMITS.tokens)
+            members.append([])
+        pack = min(fitting, key=lambda pack: rooms[pack]) if fitting else len(rooms) - 1
+        rooms[pack] -= lengths[index]
+        members[pack].append(index)
+    assert _fill_packed(list(range(len(lengths))), lengths, LIMITS) == [tuple(pack) for pack in members]
+
+
+def test_packs_of_short_rows_are_nearly_full() -> None:
+    lengths = [1 + (index * 37) % 50 for index in range(5_000)]
+    packs = epoch_batches(lengths, BatchLimits(64, 500), "packed", 0)
+    assert sum(lengths) / (len(packs) * 500) > 0.98

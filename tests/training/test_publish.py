@@ -15,7 +15,7 @@ from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.rendering import Renderer
 from gpu_assets.training.line import list_checkpoints, parent_at
 from gpu_assets.training.publish import OPTIMIZER_STATES_KEPT, optimizer_of, publish_checkpoint
-from gpu_assets.training.records import Checkpoint, TokenCount, TrainingOutcome
+from gpu_assets.training.records import Checkpoint, Measured, TokenCount, TrainingOutcome
 from resources.artifacts import weights_sha256
 from resources.workspace import Workspace
 from tests.training.conftest import PlanFactory
@@ -44,6 +44,8 @@ def make_outcome(base: BaseModel, tmp_path: Path) -> OutcomeFactory:
             steps=steps,
             loss=0.25,
             loss_curve=((steps, 0.25),),
+            gradient_norm_curve=((steps, 1.5),),
+            learning_rate_curve=((steps, 0.002),),
             tokens=TokenCount(1_000, 400),
             rows_seen=120,
             times_seen=(1, 1),
@@ -51,6 +53,7 @@ def make_outcome(base: BaseModel, tmp_path: Path) -> OutcomeFactory:
             seconds=1.5,
             resumed_from_step=None,
             device="cpu",
+            measured=Measured(1_000.0, 400.0, 0.4, 1e11, 1.5, 0.002, 500_000_000),
         )
 
     return make

@@ -8,17 +8,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
 from gpu_assets.base_model.records import BaseModel
+from gpu_assets.datasets.validate import ROWS_FILE, VALIDATED_FOLDER, VALIDATED_KIND
 from gpu_assets.errors import DatasetInvalid, SettingsError, TrainingDiverged
 from gpu_assets.settings import PROJECT_ROOT, Settings
 from gpu_assets.training import loop, numerics
 from gpu_assets.training.line import list_checkpoints
+from gpu_assets.training.publish import REPLAY_FILE
 from gpu_assets.training.records import TrainingDataset
 from gpu_assets.training.run import TrainingResult, require_rows, run_training
 from gpu_assets.training.work import line_held
+from resources.artifacts import MANIFEST_FILE, write_json
 from resources.platform import Platform
 from resources.workspace import Workspace
 from tests.conftest import free_ports
@@ -81,7 +85,7 @@ def test_the_next_run_goes_on_from_the_head_and_leaves_no_resume_point(run: Run,
     first, second = run(dataset(1)).by_dataset["rows-1"], run(dataset(2)).by_dataset["rows-2"]
     assert second.parent_sha256 == first.weights_sha256
     assert (first.step, second.step) == (STEPS, 2 * STEPS)
-    assert {path.name for path in workspace.training.iterdir()} == {"optimizers", "training.lock"}
+    assert {path.name for path in workspace.training.iterdir()} == {"heartbeat.json", "optimizers", "training.lock"}
 
 
 def test_what_is_trained_already_changes_nothing_and_is_said(
@@ -155,6 +159,18 @@ def test_what_another_process_trained_while_this_one_waited_is_not_trained_again
     assert second.parent_sha256 == first.weights_sha256
 
 
+def test_what_a_process_left_that_was_killed_before_it_cleared_up_is_removed_by_the_next(
+    run: Run, dataset, workspace: Workspace
+) -> None:
+    run(dataset(1))
+    left = workspace.training / "0123456789abcdef" / "resume-2"
+    left.mkdir(parents=True)
+    torn = workspace.checkpoints / ".checkpoint-4-abcdef12.123.tmp"
+    torn.mkdir()
+    assert run(dataset(1)).trained == ()
+    assert not left.parent.exists() and not torn.exists()
+
+
 def test_on_another_device_training_begins_at_the_start_and_says_why(
     run: Run, dataset, workspace: Workspace, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,3 +235,52 @@ def test_a_start_in_several_processes_is_refused_with_what_was_seen(tmp_path: Pa
         env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "OMP_NUM_THREADS": "1"},
     )
     assert done.stdout.count("training was started in 2 processes; one process on one device is supported") == 2
+
+
+def validated(workspace: Workspace, dataset: TrainingDataset) -> TrainingDataset:
+    """The dataset as validation leaves it behind, for later runs to find."""
+    folder = workspace.datasets / dataset.key / VALIDATED_FOLDER
+    folder.mkdir(parents=True)
+    moved = dataset.rows_path.rename(folder / ROWS_FILE)
+    write_json(
+        folder / MANIFEST_FILE,
+        {
+            "kind": VALIDATED_KIND,
+            "key": dataset.key,
+            "rows_sha256": dataset.rows_sha256,
+            "accepted": dataset.rows,
+            "rejected": 0,
+            "schema": "chat_sft_v1",
+            "generator": {"id": "binary_api", "version": None},
+        },
+    )
+    return replace(dataset, rows_path=moved)
+
+
+def test_a_later_run_replays_a_share_of_what_its_ancestors_were_trained_on(
+    run: Run, dataset, workspace: Workspace, said: list[str]
+) -> None:
+    first, second, third = (validated(workspace, dataset(seed)) for seed in (1, 2, 3))
+    replayed = [run(each).by_dataset[each.key].manifest["replay"] for each in (first, second, third)]
+    assert replayed[0] == []
+    assert [(rows["key"], rows["rows"]) for rows in replayed[1]] == [("rows-1", 3)]
+    assert {rows["key"] for rows in replayed[2]} <= {"rows-1", "rows-2"}
+    assert sum(rows["rows"] for rows in replayed[2]) == 3
+    newest = list_checkpoints(workspace)[-1]
+    assert (newest.dataset_keys, newest.manifest["rows"], newest.manifest["times_seen"]) == (("rows-3",), ROWS, [1, 1])
+    named = pl.read_parquet(newest.folder / REPLAY_FILE)
+    assert named["key"].to_list() == [rows["key"] for rows in replayed[2] for _ in range(rows["rows"])]
+    assert set(named["row_sha256"]) <= {f"{seed}-{index}" for seed in (1, 2) for index in range(ROWS)}
+    assert any("3 replayed rows of 1 earlier ones" in sentence for sentence in said)
+
+
+def test_without_a_share_nothing_is_replayed(
+    settings: Settings, base: BaseModel, dataset, workspace: Workspace
+) -> None:
+    hyperparams = settings.hyperparams.model_copy(update={"replay_share": 0.0})
+    platform = Platform(settings.model_copy(update={"hyperparams": hyperparams}))
+    for seed in (1, 2):
+        run_training(platform, base, [validated(workspace, dataset(seed))], report=lambda _: None)
+    newest = list_checkpoints(workspace)[-1]
+    assert newest.manifest["replay"] == []
+    assert not (newest.folder / REPLAY_FILE).exists()

@@ -16,6 +16,7 @@ from gpu_assets.training.line import list_checkpoints, parent_at
 from gpu_assets.training.records import Numerics, TrainingPlan
 from gpu_assets.training.resume import save_resume_point
 from gpu_assets.training.work import (
+    discard_torn,
     discard_void,
     line_held,
     resume_points_elsewhere,
@@ -164,3 +165,15 @@ def test_a_second_process_waits_says_so_and_goes_on_when_the_first_is_killed(wor
         f"another process trains in this home and holds {workspace.training / 'training.lock'}: "
         "waiting until it has ended"
     ]
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(workspace: Workspace) -> None:
+    kept = make_checkpoint(workspace, 9, sequence=1).folder
+    states = workspace.training / "optimizers"
+    for folder in (workspace.checkpoints, states):
+        for name in (".checkpoint-9-abcdef12.123.tmp", ".checkpoint-9-abcdef12.123.old"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "model.safetensors").write_bytes(b"half")
+    discard_torn(workspace)
+    assert {path.name for path in workspace.checkpoints.iterdir()} == {".training", kept.name}
+    assert list(states.iterdir()) == []

@@ -8,6 +8,7 @@ PlatformError
 ├── ArtifactInvalid          a folder has no manifest, or is not what its manifest says
 ├── RenderingError           a template, profile or tokenizer cannot render a conversation
 ├── MaskInvalid              what a batch would train on is not the answers of its rows
+├── ModelUnsupported         a model computes something that training would leave out
 ├── TrainingStopped          training ended before its plan was done: nothing is published
 ├── TrainingDiverged         a loss spike, or what is not finite, came again: nothing is published
 ├── OutOfMemory              the device's memory holds no row, or not the optimizer's states
@@ -55,6 +56,10 @@ class RenderingError(PlatformError):
 
 class MaskInvalid(PlatformError):
     """What a batch would train on is not the answers of its rows; nothing was trained."""
+
+
+class ModelUnsupported(PlatformError):
+    """A model computes something that training would leave out, or mixes the documents of a pack."""
 
 
 class TrainingStopped(PlatformError):

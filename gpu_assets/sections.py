@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Priority = Literal["high", "normal", "low"]
+MAX_BF16_BETA2 = 0.996
+"""A number of bf16 times more than 1 - 2 ** -8 can be rounded back to itself."""
 
 
 class Section(BaseModel):
@@ -36,7 +38,12 @@ class AdamW(Section):
         0.98, gt=0, lt=1, description="Decay of the second moment; 0.999 is slower where runs have hundreds of steps."
     )
     eps: float = Field(1e-8, gt=0, description="Keeps the update finite where the second moment is nought.")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled: taken from the weights, not the gradient.")
+    weight_decay: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Decoupled: taken from the weights, not the gradient; from all of them, norms and biases too.",
+    )
 
 
 class Muon(Section):
@@ -57,12 +64,28 @@ class Optimizer(Section):
     adamw: AdamW = AdamW()
     muon: Muon = Muon()
 
+    @property
+    def bf16_problem(self) -> str | None:
+        """Why bf16 weights cannot be trained so, and what to set instead; None if they can."""
+        if self.type == "muon":
+            return (
+                "hyperparams.weights_precision is bf16, but hyperparams.optimizer.type is muon, whose updates would be "
+                "rounded to the nearest and mostly lost: set the precision to fp32 or the optimizer to adamw_8bit"
+            )
+        if self.type == "adamw" and self.adamw.beta2 > MAX_BF16_BETA2:
+            return (
+                f"hyperparams.optimizer.adamw.beta2 is {self.adamw.beta2}, but a second moment in bf16, as "
+                f"hyperparams.weights_precision is, does not shrink by it: lower beta2 to {MAX_BF16_BETA2}, or set the "
+                "precision to fp32 or the optimizer to adamw_8bit or paged_adamw"
+            )
+        return None
+
 
 class Lora(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), merged into the weights when a checkpoint is published."""
 
     rank: int = Field(0, ge=0, le=1024, description="0 trains all weights.")
-    alpha: float = Field(16, gt=0, description="The adapters' output is scaled by alpha / rank.")
+    alpha: float = Field(16.0, gt=0, description="The adapters' output is scaled by alpha / rank.")
 
 
 class Hyperparams(Section):
@@ -131,6 +154,11 @@ class Hyperparams(Section):
         description="What is computed in. auto: bf16 on CUDA, fp32 on CPU. Weights and optimizer states are of "
         "weights_precision.",
     )
+    layout: Literal["auto", "packed", "padded"] = Field(
+        "auto",
+        description="Rows end to end in one pack, or beside each other with padding. auto: packed on CUDA, padded on "
+        "CPU, each the faster one. padded for models that mix tokens outside their attention.",
+    )
     use_gradient_checkpointing: bool = Field(
         False, description="Activations are computed again in the backward pass: less memory, a third more compute."
     )
@@ -139,7 +167,8 @@ class Hyperparams(Section):
     lora: Lora = Lora()
     weights_precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="bf16 halves weights and gradients, for models that fp32 does not fit; small updates are rounded.",
+        description="bf16 halves weights and gradients, for models that fp32 does not fit; updates are rounded "
+        "stochastically, so that small ones count on average. Not with muon, nor adamw with a beta2 over 0.996.",
     )
     replay_share: float = Field(
         0.1,
@@ -169,15 +198,25 @@ class Hyperparams(Section):
                 "hyperparams.weights_precision is bf16, but hyperparams.fp_precision is fp32: weights of fewer bits "
                 "are not computed with in more; set both to one, or fp_precision to auto"
             )
+        if self.weights_precision == "bf16" and (problem := self.optimizer.bf16_problem) is not None:
+            raise ValueError(problem)
         return self
 
 
 class Distributed(Section):
-    """More than one process for one training run, each with a device of its own, started by `accelerate launch`."""
+    """Several processes for one training run, a GPU each, which the run starts by `accelerate launch`."""
 
-    processes: int = Field(1, ge=1, le=64, description="Processes; 1 trains in the run's own.")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes on the trainer; 1 trains in the run's own. They share each optimizer step's rows, so "
+        "that what is learnt stays the same.",
+    )
     sharding: Literal["none", "full"] = Field(
-        "none", description="none: a whole model each (DDP); full: weights, gradients and states are cut up (FSDP 2)."
+        "none",
+        description="none: a whole model each (DDP), the faster one where it fits; full: weights, gradients and states "
+        "are cut up among the processes (FSDP 2), for models that one GPU does not hold.",
     )
 
     @model_validator(mode="after")

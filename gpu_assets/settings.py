@@ -7,7 +7,7 @@ everywhere. Common ground: imports nothing else of the project but hosts and err
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,12 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, protected_namespaces=()
     )
 
-    model_name: str = Field("tiny", description="Names the line of checkpoints in the UI and on the server.")
+    model_name: str = Field(
+        "tiny",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$",
+        description="Names the line of checkpoints in the UI, on the server and in a folder of TensorBoard's: 1 to 100 "
+        "of A-Z, a-z, 0-9, '.', '_' and '-', no dot first.",
+    )
     model_path: str = Field("preset:tiny", description="A model folder, relative to <home>/models, or preset:tiny.")
     profile: Profile = Profile()
     hyperparams: Hyperparams = Hyperparams()
@@ -233,7 +238,7 @@ def load_settings(overrides: dict[str, str] | None = None) -> Settings:
     try:
         settings = _read_settings(config_file, overrides or {})
     except ValidationError as error:
-        raise SettingsError(f"{config_file} or the environment: " + "; ".join(_problems(error))) from None
+        raise SettingsError("; ".join(_problems_by_source(error, config_file, _nest(overrides or {})))) from None
     settings = settings.model_copy(update={"home": settings.home.expanduser().resolve()})
     _ = settings.hosts
     return settings
@@ -322,6 +327,10 @@ def _nest(overrides: dict[str, str]) -> dict[str, Any]:
         target = nested
         for section in sections:
             target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise SettingsError(f"--set gives {section!r}, and {dotted!r} within it; give one of them")
+        if isinstance(target.get(field), dict):
+            raise SettingsError(f"--set gives {dotted!r}, and something within it; give one of them")
         target[field] = value
     return nested
 
@@ -340,11 +349,43 @@ def _problems(error: ValidationError, below: str = "") -> list[str]:
     return [_sentence(problem, below) for problem in error.errors()]
 
 
+def _problems_by_source(error: ValidationError, config_file: Path, overrides: dict[str, Any]) -> list[str]:
+    """The same, those of a source behind its name."""
+    by_source: dict[str, list[str]] = {}
+    for problem in error.errors():
+        source = _source(problem["loc"], config_file, overrides)
+        by_source.setdefault(source, []).append(_sentence(problem, ""))
+    return [f"{source}: {'; '.join(sentences)}" for source, sentences in by_source.items()]
+
+
+def _source(place: Sequence[int | str], config_file: Path, overrides: Any) -> str:
+    """Who can have set what is wrong at a place; where it is about several fields, all that set some of them."""
+    for part in place:
+        if isinstance(overrides, str):
+            break
+        if part not in overrides:
+            return f"{config_file} or the environment"
+        overrides = overrides[part]
+    if isinstance(overrides, str):
+        return "--set"
+    return f"{config_file}, the environment or --set" if overrides else f"{config_file} or the environment"
+
+
 def _sentence(problem: ErrorDetails, below: str) -> str:
     where = ".".join(str(part) for part in (below, *problem["loc"]) if part != "") or "settings"
     if problem["type"] == "value_error":  # a rule of ours, which names its fields
         return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key"
+        return f"{where}: unknown key{_nested_instead(str(problem['loc'][-1]), problem['input'])}"
     seen = "" if problem["type"] == "missing" else f" (value {problem['input']!r})"
     return f"{where}: {problem['msg']}{seen}"
+
+
+def _nested_instead(key: str, value: Any) -> str:
+    """What to write in the place of a key with a dot, which people take for a path; nothing for another."""
+    if "." not in key:
+        return ""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    written = json.dumps(value, ensure_ascii=False, default=str)
+    return f'; the key "{key}" has a dot, which is no path in JSON: write {written}'

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpu_assets.cli import keeper
 from gpu_assets.settings import PROJECT_ROOT
+from resources import keeper
 
 LOGS_KEPT = 5
 

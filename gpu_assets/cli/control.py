@@ -47,7 +47,7 @@ def pause_command(reason: ReasonOption = "", as_json: JsonOption = False) -> Non
 @control_app.command("resume")
 @or_exit
 def resume_command(reason: ReasonOption = "", as_json: JsonOption = False) -> None:
-    """Let training go on after `pause` or `stop`, from the resume point."""
+    """Let training go on after `pause` or `stop`, from its resume point where it has one."""
     _do(lambda control: control.resume(reason), as_json)
 
 

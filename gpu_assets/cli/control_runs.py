@@ -22,6 +22,9 @@ from sensors.runs import OPEN, covered
 from sensors.training import Trained, trained_keys
 
 TRAIN_JOB = JOB_OF_STAGE["training"]
+STARTING = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
+START_S = 30.0
+"""How long a run that starts is waited for: one that is interrupted before it has started ends as failed."""
 WAIT_S = 90.0
 """More than dagster.yaml's cancel_timeout_seconds, after which a run counts as canceled, whatever it still writes."""
 POLL_S = 0.2
@@ -86,7 +89,7 @@ class Control:
         if was is None or was.action != "pause" or reason:
             record_asked(self._instance, "pause", reason, self._ids())
         ended = self._end(lambda run: True, "pause", reason)
-        return Done("pause", f"training is paused{_ended_sentence(ended)}; {GOES_ON}", runs=ended)
+        return Done("pause", f"training is paused{self._sentence(ended)}; {GOES_ON}", runs=ended)
 
     def resume(self, reason: str) -> Done:
         """Give the pool its slot back; the training sensor starts the run."""
@@ -105,7 +108,7 @@ class Control:
             return Done("stop", sentence, found=False)
         record_asked(self._instance, "stop", reason, self._ids())
         ended = self._end(lambda run: True, "stop", reason)
-        return Done("stop", f"training is stopped{_ended_sentence(ended)}; {GOES_ON}", runs=ended)
+        return Done("stop", f"training is stopped{self._sentence(ended)}; {GOES_ON}", runs=ended)
 
     def skip(self, keys: Sequence[str], reason: str) -> Done:
         """Set datasets aside, those in training where none is named, and end the runs that train on them.
@@ -126,21 +129,31 @@ class Control:
             write_skip(dataset.folder, reason)
         record_asked(self._instance, "skip", reason, self._ids(), chosen)
         ended = self._end(lambda run: not set(chosen).isdisjoint(self._datasets_of(run)), "skip", reason)
-        sentence = f"set aside: {', '.join(chosen)}{_ended_sentence(ended)}; `gpu-assets queue retry KEY` takes it back"
+        sentence = f"set aside: {', '.join(chosen)}{self._sentence(ended)}; `gpu-assets queue retry KEY` takes it back"
         return Done("skip", sentence, runs=ended, datasets=tuple(chosen))
 
     def _end(self, wanted: Callable[[dg.DagsterRun], bool], action: Action, reason: str) -> tuple[ControlledRun, ...]:
         """Ask the wanted open runs to end, those that appear meanwhile too, and wait for them."""
         asked: list[str] = []
-        deadline = time.monotonic() + WAIT_S
+        started_by = time.monotonic() + START_S
+        deadline = started_by + WAIT_S
         while (runs := [run for run in self._open_runs() if wanted(run)]) and time.monotonic() < deadline:
             for run in runs:
-                if run.run_id not in asked:
+                may_start = run.status in STARTING and time.monotonic() < started_by
+                if run.run_id not in asked and not may_start:
                     asked.append(run.run_id)
                     self._ask_to_end(run, action, reason)
             time.sleep(POLL_S)
         found = [self._instance.get_run_by_id(run_id) for run_id in asked]
         return tuple(self._show(run) for run in found if run is not None)
+
+    def _sentence(self, runs: Sequence[ControlledRun]) -> str:
+        """How the runs ended, as part of a sentence; a run that went through meanwhile says so itself."""
+        return "".join(f"; the run {run.id[:8]} is {run.status}{self._before_it_began(run)}" for run in runs)
+
+    def _before_it_began(self, run: ControlledRun) -> str:
+        began = self._instance.get_run_stats(run.id).start_time is not None
+        return "" if began else ", ended before training began, so that nothing of it is lost"
 
     def _ask_to_end(self, run: dg.DagsterRun, action: Action, reason: str) -> None:
         self._instance.add_run_tags(run.run_id, {CONTROL_TAG: action} | ({REASON_TAG: reason} if reason else {}))
@@ -179,8 +192,3 @@ def _doing(run: dg.DagsterRun) -> tuple[State, str]:
     if run.status == dg.DagsterRunStatus.CANCELING:
         return "ending", "ends; it trained on"
     return "training", "trains on"
-
-
-def _ended_sentence(runs: Sequence[ControlledRun]) -> str:
-    """How the runs ended, as part of a sentence; a run that went through meanwhile says so itself."""
-    return "".join(f"; the run {run.id[:8]} is {run.status}" for run in runs)

@@ -12,9 +12,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 
+from gpu_assets.errors import ModelUnsupported
 from gpu_assets.training.records import Numerics
 
 VARLEN = "documents_varlen"
@@ -23,6 +24,19 @@ SDPA = "sdpa"
 
 MIN_CAPABILITY = (8, 0)
 """Of the device's: FlashAttention needs Ampere or later."""
+BLOCK = 128
+"""Positions of one of `flex_attention`'s blocks, of queries and of keys."""
+HARMLESS = {
+    "position_ids",
+    "position_embeddings",
+    "cache_position",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "num_items_in_batch",
+}
+"""Arguments that models pass to their attention and no function of transformers' computes with."""
 
 
 def attention_for(numerics: Numerics) -> str:
@@ -44,20 +58,49 @@ def document_arguments(config: PreTrainedConfig, bounds: torch.Tensor, longest: 
     if config._attn_implementation == VARLEN:
         return {"bounds": bounds, "longest": longest}
     if config._attn_implementation == FLEX:
-        return {"document_mask": document_mask(bounds)}
+        return {"document_masks": document_masks(config, bounds, longest)}
     return {}
 
 
-def document_mask(bounds: torch.Tensor) -> BlockMask:
-    """Causal within each document, in blocks."""
-    lengths = bounds.diff()
-    document_T = torch.repeat_interleave(torch.arange(len(lengths), device=bounds.device), lengths)
+def document_masks(config: PreTrainedConfig, bounds: torch.Tensor, longest: int) -> dict[int | None, BlockMask]:
+    """By the window of the layers that they are for; a window that is no shorter than any document is none."""
+    masks: dict[int | None, BlockMask] = {None: document_mask(bounds)}
+    window = getattr(config, "sliding_window", None)
+    if window is not None:
+        masks[window] = masks[None] if window >= longest else document_mask(bounds, window)
+    return masks
+
+
+def document_mask(bounds: torch.Tensor, window: int | None = None) -> BlockMask:
+    """Causal within each document, the last `window` positions of it; in blocks, never as all pairs of positions."""
+    positions_T = torch.arange(int(bounds[-1]), device=bounds.device)
+    first_T = bounds[torch.bucketize(positions_T, bounds[1:], right=True)].long()  # that a position sees
+    if window is not None:
+        first_T = torch.maximum(first_T, positions_T - window + 1)
 
     def sees(_row: torch.Tensor, _head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        return (query >= key) & (document_T[query] == document_T[key])
+        return (query >= key) & (key >= first_T[query])
 
-    positions = len(document_T)
-    return create_block_mask(sees, B=None, H=None, Q_LEN=positions, KV_LEN=positions, device=bounds.device.type)
+    starts = positions_T[::BLOCK]
+    ends = (starts + BLOCK - 1).clamp(max=len(positions_T) - 1)
+    key_starts, query_starts = starts.unsqueeze(0), starts.unsqueeze(1)
+    seen = (key_starts <= query_starts) & (key_starts + BLOCK > first_T[starts].unsqueeze(1))
+    is_whole = query_starts + BLOCK <= len(positions_T)
+    is_full = is_whole & (key_starts < query_starts) & (key_starts >= first_T[ends].unsqueeze(1))
+    return BlockMask.from_kv_blocks(
+        *_ordered(seen & ~is_full),
+        *_ordered(is_full),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=sees,
+        seq_lengths=(len(positions_T), len(positions_T)),
+    )
+
+
+def _ordered(blocks_QK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many key blocks each query block has, and which: those that it has first, as a `BlockMask` takes them."""
+    counts_Q = blocks_QK.sum(-1, dtype=torch.int32)
+    indices_QK = blocks_QK.int().argsort(dim=-1, descending=True, stable=True).int()
+    return counts_Q[None, None], indices_QK[None, None]
 
 
 def varlen_attention(
@@ -70,14 +113,21 @@ def varlen_attention(
     bounds: torch.Tensor,
     longest: int,
     scaling: float | None = None,
-    **_: Any,
+    sliding_window: int | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """One packed row through torch's variable-length kernel; with weights in fp32, queries and keys are too."""
-    from torch.nn.attention.varlen import varlen_attn
+    """One packed row through torch's variable-length kernel; with weights in fp32, queries and keys are too.
 
+    Raises:
+        ModelUnsupported: if the layer asks for what the kernel does not do.
+    """
+    from torch.nn.attention import varlen
+
+    _refuse_others(module, VARLEN, attention_mask, others)
+    before = -1 if sliding_window is None or sliding_window >= longest else sliding_window - 1
     dtype = value_BHTD.dtype
     query, key, value = (part.squeeze(0).transpose(0, 1).to(dtype) for part in (query_BHTD, key_BHTD, value_BHTD))
-    output = varlen_attn(
+    output = varlen.varlen_attn(
         query,
         key,
         value,
@@ -86,7 +136,7 @@ def varlen_attention(
         longest,
         longest,
         scale=scaling,
-        window_size=(-1, 0),
+        window_size=(before, 0),
         enable_gqa=True,
     )
     assert isinstance(output, torch.Tensor)
@@ -100,22 +150,46 @@ def flex_document_attention(
     value_BHTD: torch.Tensor,
     attention_mask: None,
     *,
-    document_mask: BlockMask,
+    document_masks: dict[int | None, BlockMask],
     scaling: float | None = None,
-    **_: Any,
+    sliding_window: int | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """One packed row through `flex_attention`, compiled on a GPU."""
+    """One packed row through `flex_attention`, compiled on a GPU.
+
+    Raises:
+        ModelUnsupported: if the layer asks for what this does not do.
+    """
+    if sliding_window not in document_masks:
+        others["sliding_window"] = sliding_window
+    _refuse_others(module, FLEX, attention_mask, others)
     dtype = value_BHTD.dtype
     run = _compiled_flex_attention() if query_BHTD.is_cuda else flex_attention
     output_BHTD = run(
         query_BHTD.to(dtype),
         key_BHTD.to(dtype),
         value_BHTD,
-        block_mask=document_mask,
+        block_mask=document_masks[sliding_window],
         scale=scaling,
         enable_gqa=True,
     )
     return output_BHTD.transpose(1, 2), None
+
+
+def _refuse_others(module: torch.nn.Module, attention: str, mask: object, others: dict[str, Any]) -> None:
+    """Whatever changes the result must not be left out: what is not known to be harmless is taken to change it."""
+    asked = {name: value for name, value in others.items() if name not in HARMLESS and value is not None}
+    if mask is not None:
+        asked["attention_mask"] = mask
+    if not asked.get("dropout"):
+        asked.pop("dropout", None)
+    if asked.setdefault("is_causal", getattr(module, "is_causal", True)):
+        del asked["is_causal"]
+    if asked:
+        raise ModelUnsupported(
+            f"{type(module).__name__} asks for attention with {', '.join(sorted(asked))}, which {attention} of packs "
+            "does not do: set hyperparams.layout to padded"
+        )
 
 
 @cache

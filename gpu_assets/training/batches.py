@@ -5,6 +5,7 @@ the faster one on a CPU. `packed` lays whole rows end to end with restarting pos
 and is for attention kernels that never cross a document. Knows nothing of torch.
 """
 
+import hashlib
 import random
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -49,12 +50,32 @@ def epoch_batches(lengths: Sequence[int], limits: BatchLimits, layout: Layout, s
     return batches
 
 
-def padding_share(batches: Sequence[Batch], lengths: Sequence[int], layout: Layout) -> float:
-    """Share of the computed positions that hold no token, in [0, 1]."""
-    if layout == "packed" or not batches:
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of one pass over the rows, from 0; the first has the seed itself, no later one that of another seed."""
+    if epoch == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:8])
+
+
+def share(batches: Sequence[Batch], processes: int, rank: int) -> list[Batch]:
+    """What one of several processes takes of a step's micro-batches: as many as each other, all together every row.
+
+    Whole ones as far as their number goes round; of each that is left over, every so many rows. Where it has fewer rows
+    than there are processes, some get none of it.
+    """
+    whole = len(batches) // processes * processes
+    return [*batches[rank:whole:processes], *(batch[rank::processes] for batch in batches[whole:])]
+
+
+def padding_share(batches: Sequence[Batch], lengths: Sequence[int], layout: Layout, pack_tokens: int) -> float:
+    """Share of the positions that hold no token, in [0, 1): computed for nothing, or left unused of packs so long."""
+    if not batches:
         return 0.0
-    computed = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
-    return 1 - sum(lengths[index] for batch in batches for index in batch) / computed
+    if layout == "packed":
+        positions = len(batches) * pack_tokens
+    else:
+        positions = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
+    return 1 - sum(lengths[index] for batch in batches for index in batch) / positions
 
 
 def _windows(order: list[int], lengths: Sequence[int], limits: BatchLimits, layout: Layout) -> list[list[int]]:

@@ -14,7 +14,7 @@ State = Literal["training", "queued", "ending", "paused", "stopped", "idle"]
 CONTROL_TAG = "gpu_assets/control"
 """On a run that was asked to end: by what."""
 REASON_TAG = "gpu_assets/reason"
-GOES_ON = "`gpu-assets control resume` goes on from the resume point"
+GOES_ON = "`gpu-assets control resume` lets it go on, from its resume point where it has one"
 
 
 @dataclass(frozen=True)

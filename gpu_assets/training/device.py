@@ -58,17 +58,18 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """What this process may use: the free and own part of a GPU, or the host's memory."""
+    """What this process may use: the free and own part of a GPU, up to its cap if it has one; or the host's memory."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return int(min(free + torch.cuda.memory_reserved(device), total))
+        cap = total * torch.cuda.get_per_process_memory_fraction(device)
+        return int(min(free + torch.cuda.memory_reserved(device), cap))
     return int(psutil.virtual_memory().total)
 
 
 def require_memory(plan: TrainingPlan, report: Callable[[str], None]) -> None:
     """Refuse a plan that the device's memory cannot hold, before anything is loaded; models of unknown shape may try.
 
-    On a CPU the limit is all of the host's memory, since pages that nobody needs can make room.
+    On a CPU the limit is all of the host's memory, since pages that nobody needs can make room; processes share it.
 
     Raises:
         OutOfMemory: with the peak that is foreseen, and the settings to change.
@@ -77,9 +78,11 @@ def require_memory(plan: TrainingPlan, report: Callable[[str], None]) -> None:
         shape = ModelShape.read(plan.parent.folder)
     except ArtifactInvalid:
         return
-    device = torch.device(plan.numerics.device)
-    setup = Setup(shape, plan.hyperparams, plan.numerics.precision, "cuda" if device.type == "cuda" else "cpu")
-    require_fit(setup, memory_bytes(device), device_name(device), report)
+    numerics = plan.numerics
+    device, on_gpu = torch.device(numerics.device), numerics.device == "cuda"
+    setup = Setup(shape, plan.hyperparams, numerics.precision, "cuda" if on_gpu else "cpu", numerics.shards)
+    budget = memory_bytes(device) if on_gpu else memory_bytes(device) // numerics.processes
+    require_fit(setup, budget, device_name(device), report)
 
 
 def _seconds(work: Callable[[], torch.Tensor], kind: str) -> float:

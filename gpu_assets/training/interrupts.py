@@ -23,7 +23,9 @@ class Interrupts:
     Only the main thread can handle signals: in any other, and for signals that are ignored, this does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = True) -> None:
+        """Args: `alone` is whether no other process has to agree on the step after which training ends."""
+        self._alone = alone
         self._previous: dict[int, Any] = {}
         self._noted: int | None = None
         self._noted_at = 0.0
@@ -44,17 +46,19 @@ class Interrupts:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
         self._restore()
-        if kind is None and self.requested:
+        if kind is None and self.requested and self._alone:
             self.deliver()
 
     def deliver(self) -> None:
         """Hand the noted signal to its handler of before.
 
         Raises:
-            TrainingStopped: if that handler lets the process go on; otherwise what it raises.
+            TrainingStopped: if that handler lets the process go on, or the signal was another process's; otherwise what
+                it raises.
         """
         self._restore()
-        assert self._noted is not None
+        if self._noted is None:
+            raise TrainingStopped("another process of this training was asked to end before its plan was done")
         number, self._noted = self._noted, None
         signal.raise_signal(number)
         raise TrainingStopped(f"{signal.Signals(number).name}: training ended before its plan was done")

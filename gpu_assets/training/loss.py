@@ -5,7 +5,7 @@ Shapes: B rows of a micro-batch, T positions, D hidden size, S supervised positi
 
 from collections.abc import Sequence
 from itertools import accumulate, chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -36,6 +36,16 @@ class Tensors(NamedTuple):
         return Tensors(*moved)  # type: ignore[arg-type]
 
 
+class OwnPass(NamedTuple):
+    """A model's own forward pass: the mean loss of all tokens but the first, and what went through its head."""
+
+    loss: torch.Tensor
+    decoded_BTD: torch.Tensor
+    head_input_BTD: torch.Tensor
+    head_output_BTV: torch.Tensor
+    logits_BTV: torch.Tensor
+
+
 class SupervisedLoss(nn.Module):
     """A causal model with its head applied to supervised positions only.
 
@@ -59,12 +69,48 @@ class SupervisedLoss(nn.Module):
         longest: int = 0,
     ) -> torch.Tensor:
         """Summed cross-entropy in nats; the caller divides by the step's supervised tokens."""
-        decoder, head = self.model.base_model, self.model.get_output_embeddings()
-        documents = {} if bounds is None else document_arguments(self.model.config, bounds, longest)
-        hidden_BTD = decoder(
-            input_ids=ids_BT, position_ids=positions_BT, use_cache=False, **documents
-        ).last_hidden_state
+        hidden_BTD = self.hidden(ids_BT, positions_BT, bounds, longest)
+        head = self.model.get_output_embeddings()
         return summed_cross_entropy(hidden_BTD.flatten(0, 1).index_select(0, places_S), head, targets_S)
+
+    def hidden(
+        self, ids_BT: torch.Tensor, positions_BT: torch.Tensor | None, bounds: torch.Tensor | None, longest: int
+    ) -> torch.Tensor:
+        """What the decoder hands to the head, at each position."""
+        decoded: torch.Tensor = self.model.base_model(
+            input_ids=ids_BT, position_ids=positions_BT, use_cache=False, **self._documents(bounds, longest)
+        ).last_hidden_state
+        return decoded
+
+    def own_pass(self, row: Tensors) -> OwnPass:
+        """What the model itself makes of one document, through all of its logits: for comparison, on a short one."""
+        seen: dict[str, torch.Tensor] = {}
+
+        def note_decoder(_: nn.Module, __: Any, output: Any) -> None:
+            seen["decoded"] = output.last_hidden_state
+
+        def note_head(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            seen["input"], seen["output"] = inputs[0], output
+
+        hooks = [
+            self.model.base_model.register_forward_hook(note_decoder),
+            self.model.get_output_embeddings().register_forward_hook(note_head),
+        ]
+        try:
+            own = self.model(
+                input_ids=row.ids_BT,
+                labels=row.ids_BT,
+                position_ids=row.positions_BT,
+                use_cache=False,
+                **self._documents(row.bounds, row.longest),
+            )
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return OwnPass(own.loss, seen["decoded"], seen["input"], seen["output"], own.logits)
+
+    def _documents(self, bounds: torch.Tensor | None, longest: int) -> dict[str, Any]:
+        return {} if bounds is None else document_arguments(self.model.config, bounds, longest)
 
 
 def collate(samples: Sequence[Sample], layout: Layout, pad_id: int) -> Tensors:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpu_assets.errors import OutOfMemory
-from gpu_assets.sections import Hyperparams
+from gpu_assets.sections import Hyperparams, Optimizer
 from gpu_assets.training.shapes import ModelShape
 
 GB = 10**9
@@ -20,6 +20,9 @@ MAX_LOGITS = 2**27
 """Of cross_entropy.py: more elements are computed in chunks."""
 BYTES_A_LOGIT = {"whole": {"fp32": 12, "bf16": 12}, "chunks": {"fp32": 8, "bf16": 10}}
 """Held at once: logits and their gradient in the head's precision, softmax and its gradient in fp32."""
+BYTES_A_PAIR = 3.5
+BYTES_A_PAIR_AND_HEAD = 0.25
+"""Of positions of a pack, where attention takes a mask of them all: what each layer saves, fitted to fp32 on a CPU."""
 CONTEXT = {"cuda": 600_000_000, "cpu": 600_000_000}
 """CUDA's context with its libraries' kernels; on a CPU, Python with torch and transformers."""
 FRAGMENTATION = 0.05
@@ -106,10 +109,15 @@ class Setup:
         return Setup(self.shape, hyperparams, self.precision, self.device, self.shards)
 
     @property
+    def is_packed(self) -> bool:
+        layout = self.hyperparams.layout
+        return layout == "packed" or (layout == "auto" and self.device == "cuda")
+
+    @property
     def most_tokens(self) -> int:
-        """Of a micro-batch: a pack on a GPU, padded rows on a CPU."""
+        """Of a micro-batch: a pack, or padded rows."""
         hyperparams = self.hyperparams
-        if self.device == "cuda":
+        if self.is_packed:
             return hyperparams.max_batch_tokens
         return min(hyperparams.max_batch_tokens, hyperparams.batch_size * hyperparams.max_length)
 
@@ -132,6 +140,8 @@ def plan_memory(setup: Setup, tokens: int | None = None) -> MemoryPlan:
         Part("activations", _activations(setup, tokens), "max_batch_tokens"),
         _transient(setup, tokens, width),
     ]
+    if setup.is_packed and setup.device == "cpu":
+        passing.append(Part("masks of the packs", _masks(setup, tokens), "layout"))
     if setup.precision == "bf16" and width == 4:
         passing.append(Part("bf16 copies of weights", shape.matrix_parameters * 2, "weights_precision"))
     reserve = int(FRAGMENTATION * sum(part.bytes for part in passing))
@@ -162,6 +172,11 @@ def _activations(setup: Setup, tokens: int) -> int:
     return tokens * (shape.layers * layer + ends)
 
 
+def _masks(setup: Setup, tokens: int) -> int:
+    layers = 1 if setup.hyperparams.use_gradient_checkpointing else setup.shape.layers
+    return int(layers * (BYTES_A_PAIR + BYTES_A_PAIR_AND_HEAD * setup.shape.heads) * tokens**2)
+
+
 def _transient(setup: Setup, tokens: int, width: int) -> Part:
     """The larger of what comes and goes one after the other: the loss, and the backward pass of one layer."""
     layer = tokens * SAVED[setup.hyperparams.weights_precision, setup.precision].layer(setup.shape)
@@ -177,7 +192,7 @@ def _loss(setup: Setup, tokens: int, width: int) -> int:
     if tokens * shape.vocabulary <= MAX_LOGITS:
         return BYTES_A_LOGIT["whole"][setup.precision] * tokens * shape.vocabulary
     head = shape.vocabulary * shape.hidden
-    gradient = 0 if setup.hyperparams.lora.rank else head * width
+    gradient = 0 if setup.hyperparams.lora.rank else head * 4
     copy = head * 2 if width == 4 and setup.precision == "bf16" else 0
     return BYTES_A_LOGIT["chunks"][setup.precision] * MAX_LOGITS + gradient + copy + tokens * shape.hidden * width
 
@@ -251,11 +266,17 @@ def _single(setup: Setup, budget: int) -> Iterator[Advice]:
         for name in ("adamw_8bit", "paged_adamw_8bit"):
             optimizer = hyperparams.optimizer.model_dump() | {"type": name}
             yield _advice(setup, f"hyperparams.optimizer.type to {name}", optimizer=optimizer)
-    if hyperparams.weights_precision == "fp32" and setup.precision == "bf16":
+    if _may_be_bf16(setup, hyperparams.optimizer):
         yield _advice(setup, "hyperparams.weights_precision to bf16", weights_precision="bf16")
     if not hyperparams.lora.rank and hyperparams.optimizer.type != "muon":
         lora = hyperparams.lora.model_dump() | {"rank": SUGGESTED_RANK}
         yield _advice(setup, f"hyperparams.lora.rank to {SUGGESTED_RANK}", lora=lora)
+
+
+def _may_be_bf16(setup: Setup, optimizer: Optimizer) -> bool:
+    """Whether the weights may be made bf16, which they are not yet."""
+    may = setup.precision == "bf16" and optimizer.bf16_problem is None
+    return may and setup.hyperparams.weights_precision == "fp32"
 
 
 def _advice(setup: Setup, change: str, **changes: object) -> Advice:
@@ -265,16 +286,20 @@ def _advice(setup: Setup, change: str, **changes: object) -> Advice:
 def _together(setup: Setup, budget: int) -> list[Advice]:
     """The shortest beginning of a list of changes that is enough; what costs least is first."""
     hyperparams = setup.hyperparams
-    optimizer = hyperparams.optimizer.model_dump()
+    optimizer = hyperparams.optimizer
     steps: list[tuple[str, dict[str, object]]] = []
     if not hyperparams.use_gradient_checkpointing:
         steps.append(("use_gradient_checkpointing to true", {"use_gradient_checkpointing": True}))
     steps.append((f"max_batch_tokens to {hyperparams.max_length}", {"max_batch_tokens": hyperparams.max_length}))
-    if setup.device == "cuda" and optimizer["type"] != "paged_adamw_8bit":
-        steps.append(("optimizer.type to paged_adamw_8bit", {"optimizer": optimizer | {"type": "paged_adamw_8bit"}}))
-    if hyperparams.weights_precision == "fp32" and setup.precision == "bf16":
+    if setup.device == "cuda" and optimizer.type != "paged_adamw_8bit":
+        optimizer = optimizer.model_copy(update={"type": "paged_adamw_8bit"})
+        steps.append(("optimizer.type to paged_adamw_8bit", {"optimizer": optimizer.model_dump()}))
+    if _may_be_bf16(setup, optimizer):
         steps.append(("weights_precision to bf16", {"weights_precision": "bf16"}))
     if not hyperparams.lora.rank:
+        if optimizer.type == "muon":
+            optimizer = optimizer.model_copy(update={"type": "adamw"})
+            steps.append(("optimizer.type to adamw", {"optimizer": optimizer.model_dump()}))
         steps.append(
             (f"lora.rank to {SUGGESTED_RANK}", {"lora": hyperparams.lora.model_dump() | {"rank": SUGGESTED_RANK}})
         )
@@ -283,8 +308,6 @@ def _together(setup: Setup, budget: int) -> list[Advice]:
     for word, change in steps:
         words.append(f"hyperparams.{word}")
         changes |= change
-        if "lora" in changes and hyperparams.optimizer.type == "muon":
-            changes["optimizer"] = optimizer | {"type": "adamw"}
         total = plan_memory(setup.changed(**changes)).total
         if total <= budget:
             return [Advice(" and ".join(words), total)]

@@ -1,7 +1,7 @@
 """What a training run measures while it runs, and in the end. Knows nothing of torch, and decides nothing."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -64,6 +64,32 @@ class Observer(Protocol):
     def close(self) -> None: ...
 
 
+class ForDisplay:
+    """An observer whose files may be lost: what the disk refuses is said once, and it is left out from then on."""
+
+    def __init__(self, observer: Observer, name: str, report: Callable[[str], None]) -> None:
+        self._observer, self._name, self._report = observer, name, report
+        self._is_lost = False
+
+    def write(self, figures: Figures) -> None:
+        self._try(lambda: self._observer.write(figures))
+
+    def rewind(self, step: int) -> None:
+        self._try(lambda: self._observer.rewind(step))
+
+    def close(self) -> None:
+        self._try(self._observer.close)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        if self._is_lost:
+            return
+        try:
+            act()
+        except OSError as error:
+            self._is_lost = True
+            self._report(f"warning: {self._name} cannot be written: {error}; training goes on without it")
+
+
 class PeakMemory(Protocol):
     """The most memory that this process has held so far, in bytes."""
 
@@ -82,10 +108,12 @@ class StepWork:
         shape: ModelShape | None,
         *,
         adapters: bool,
+        pack_tokens: int,
     ) -> None:
         """Args: `shape` is None where the model's family is not known; then `flops` are 0."""
         self.steps, self._lengths, self._supervised = steps, lengths, supervised
-        self._layout, self._shape, self._adapters = layout, shape, adapters
+        self._layout, self._pack_tokens = layout, pack_tokens
+        self._shape, self._adapters = shape, adapters
 
     def of(self, place: int) -> Work:
         """The work of a step, from 0."""
@@ -93,7 +121,8 @@ class StepWork:
         lengths = [self._lengths[index] for batch in batches for index in batch]
         supervised = sum(self._supervised[index] for batch in batches for index in batch)
         flops = self._shape.training_flops(lengths, supervised, adapters=self._adapters) if self._shape else 0.0
-        positions = sum(lengths) / (1 - padding_share(batches, self._lengths, self._layout))
+        share = padding_share(batches, self._lengths, self._layout, self._pack_tokens)
+        positions = sum(lengths) / (1 - share)
         return Work(sum(lengths), supervised, positions, flops)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from gpu_assets.errors import ModelUnsupported
 from gpu_assets.settings import Hyperparams
 from gpu_assets.training.attention import SDPA
 
@@ -18,15 +19,24 @@ def load_model(folder: Path, hyperparams: Hyperparams, attention: str = SDPA) ->
     """The weights in a local folder's safetensors, as the hyperparams say: precision, adapters, compiled or not.
 
     New adapters are drawn from torch's random state.
+
+    Raises:
+        ModelUnsupported: if transformers does not know the model, or not with this attention.
     """
     disable_progress_bar()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=PRECISIONS[hyperparams.weights_precision],
-        attn_implementation=attention,
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=PRECISIONS[hyperparams.weights_precision],
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    except ValueError as error:
+        raise ModelUnsupported(
+            f"the model in {folder} cannot be trained with {attention} attention: {error}. Nothing was trained; take a "
+            "model of another family"
+        ) from error
     if hyperparams.lora.rank:
         _add_adapters(model, hyperparams)
     if hyperparams.use_gradient_checkpointing:
@@ -55,10 +65,15 @@ def _add_adapters(model: PreTrainedModel, hyperparams: Hyperparams) -> None:
 
 
 def _merge_adapters(model: PreTrainedModel) -> None:
-    """Put plain layers with the adapted weights in the place of the adapted ones."""
+    """Put plain layers with the adapted weights in the place of the adapted ones.
+
+    Each is computed in fp32 and rounded once: in bf16 the product of the adapters would be rounded before it is added.
+    """
     for parent, name, layer in _adapted_layers(model):
-        layer.merge()
-        setattr(parent, name, layer.get_base_layer())
+        base = layer.get_base_layer()
+        dtype = base.weight.dtype
+        layer.float().merge()
+        setattr(parent, name, base.to(dtype))
 
 
 def _adapted_layers(model: PreTrainedModel) -> list[tuple[nn.Module, str, Any]]:

@@ -1,6 +1,6 @@
 """Who looks at a training run, and with which measure. Torch code: import inside the function that needs it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,20 +10,20 @@ from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.training.device import matmul_peak, peak_memory_bytes
 from gpu_assets.training.event_files import EventFiles
 from gpu_assets.training.heartbeat import HEARTBEAT_FILE, Heartbeat
-from gpu_assets.training.metrics import Meter, Observer, StepWork
+from gpu_assets.training.metrics import ForDisplay, Meter, Observer, StepWork
 from gpu_assets.training.records import TrainingPlan
 from gpu_assets.training.shapes import ModelShape
 from gpu_assets.training.step import Run
 from resources.workspace import Workspace
 
 
-def observers_of(plan: TrainingPlan, workspace: Workspace) -> tuple[Observer, ...]:
-    """The event files and the heartbeat that a plan's training writes in a home."""
-    heartbeat = workspace.training / HEARTBEAT_FILE
+def observers_of(plan: TrainingPlan, workspace: Workspace, report: Callable[[str], None]) -> tuple[Observer, ...]:
+    """The event files and the heartbeat that a plan's training writes in a home; what cannot be written is reported."""
+    folder, heartbeat = event_folder(plan, workspace), workspace.training / HEARTBEAT_FILE
     datasets = [dataset.key for dataset in plan.datasets]
     return (
-        EventFiles(event_folder(plan, workspace)),
-        Heartbeat(heartbeat, plan.plan_id, plan.model_name, datasets),
+        ForDisplay(EventFiles(folder), f"{folder}, for TensorBoard,", report),
+        ForDisplay(Heartbeat(heartbeat, plan.plan_id, plan.model_name, datasets), str(heartbeat), report),
     )
 
 
@@ -42,6 +42,7 @@ def meter_of(plan: TrainingPlan, run: Run, observers: Sequence[Observer]) -> Met
         run.layout,
         _shape(plan.parent.folder),
         adapters=plan.hyperparams.lora.rank > 0,
+        pack_tokens=plan.hyperparams.max_batch_tokens,
     )
     peak = matmul_peak(str(accelerator.device), plan.numerics.precision, torch.get_num_threads())
     return Meter(

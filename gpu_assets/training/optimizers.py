@@ -4,9 +4,7 @@ bitsandbytes and torchao are imported where they are asked for: both are in the 
 """
 
 import importlib
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,11 +13,10 @@ from torch import nn
 
 from gpu_assets.errors import SettingsError
 from gpu_assets.settings import Hyperparams
+from gpu_assets.training.paged import PagedStates
 
 RATE_RATIO = "rate_ratio"
 """Of a parameter group: its learning rate over the run's, at every step."""
-STATE_FILE = "optimizer.bin"
-TYPE_FILE = "optimizer.json"
 
 
 class Combined(torch.optim.Optimizer):
@@ -72,37 +69,14 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = own
 
 
-def load_parent_state(
-    folder: Path, optimizer: torch.optim.Optimizer, hyperparams: Hyperparams, device: torch.device
-) -> str | None:
-    """Go on with a parent's optimizer state; its settings are the run's own.
+def require_libraries(hyperparams: Hyperparams) -> None:
+    """Import what the states of the configured optimizer are made of.
 
-    Returns:
-        None, or the sentence that says why the optimizer stays new.
+    Raises:
+        SettingsError: if it is not installed.
     """
-    path, wanted = folder / TYPE_FILE, optimizer_type(hyperparams)
-    found = json.loads(path.read_text(encoding="utf-8"))["type"] if path.is_file() else None
-    if hyperparams.lora.rank:
-        return "the adapters of LoRA are new, and so is the optimizer's state"
-    if found != wanted:
-        return f"the optimizer's state of the parent is of type {found}, this run's is {wanted}: it begins anew"
-    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(torch.load(folder / STATE_FILE, map_location=device, weights_only=True))
-    for group, settings in zip(optimizer.param_groups, own, strict=True):
-        group.update(settings)
-    return None
-
-
-def save_state(folder: Path, optimizer: torch.optim.Optimizer, hyperparams: Hyperparams) -> None:
-    """Keep the state and what it is a state of."""
-    torch.save(optimizer.state_dict(), folder / STATE_FILE)
-    (folder / TYPE_FILE).write_text(json.dumps({"type": optimizer_type(hyperparams)}), encoding="utf-8")
-
-
-def optimizer_type(hyperparams: Hyperparams) -> str:
-    """What a state must be of to be gone on from: the optimizer, what it trains, and in which precision."""
-    trained = "adapters" if hyperparams.lora.rank else "all"
-    return f"{hyperparams.optimizer.type}, {hyperparams.weights_precision}, {trained}"
+    if _is_torchaos(hyperparams):
+        _library("torchao.optim", hyperparams)
 
 
 def _adamw_arguments(hyperparams: Hyperparams) -> dict[str, Any]:
@@ -117,7 +91,7 @@ def _adamw_arguments(hyperparams: Hyperparams) -> dict[str, Any]:
 
 def _adamw(parameters: Sequence[nn.Parameter], hyperparams: Hyperparams) -> torch.optim.Optimizer:
     """torch's fused AdamW; for bf16 weights torchao's, which rounds their updates stochastically."""
-    if parameters[0].dtype == torch.bfloat16:
+    if _is_torchaos(hyperparams):
         made: torch.optim.Optimizer = _library("torchao.optim", hyperparams)._AdamW(
             parameters, **_adamw_arguments(hyperparams), bf16_stochastic_round=True
         )
@@ -147,24 +121,33 @@ def _muon(loss: nn.Module, hyperparams: Hyperparams) -> Combined:
 
 
 def _quantized_or_paged(parameters: Sequence[nn.Parameter], hyperparams: Hyperparams) -> torch.optim.Optimizer:
-    """bitsandbytes'; for bf16 weights whose states are not paged torchao's, which rounds stochastically."""
+    """bitsandbytes'; for bf16 weights whose states are not paged torchao's. Both round bf16 stochastically."""
     name = hyperparams.optimizer.type
     if not torch.cuda.is_available():
         raise SettingsError(
             f"hyperparams.optimizer.type is {name}, which needs a CUDA device, and torch finds none: take adamw or muon"
         )
     arguments = _adamw_arguments(hyperparams)
-    if name == "adamw_8bit" and parameters[0].dtype == torch.bfloat16:
+    if _is_torchaos(hyperparams):
         library = _library("torchao.optim", hyperparams)
         made: torch.optim.Optimizer = library.AdamW8bit(parameters, **arguments, bf16_stochastic_round=True)
         return made
-    made = _library("bitsandbytes.optim", hyperparams).AdamW(
+    made = paged(_library("bitsandbytes.optim", hyperparams).AdamW)(
         parameters,
         **arguments,
         optim_bits=8 if name.endswith("8bit") else 32,
         is_paged=name.startswith("paged"),
     )
     return made
+
+
+def paged(adamw: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """A class of bitsandbytes whose states stay paged and whose bf16 updates are not lost."""
+    return type("AdamW", (PagedStates, adamw), {})
+
+
+def _is_torchaos(hyperparams: Hyperparams) -> bool:
+    return hyperparams.weights_precision == "bf16" and hyperparams.optimizer.type in ("adamw", "adamw_8bit")
 
 
 def _library(name: str, hyperparams: Hyperparams) -> ModuleType:

@@ -10,13 +10,13 @@ from gpu_assets.errors import ArtifactInvalid
 class Progress:
     """What a resume point holds beside weights and optimizer.
 
-    `step` counts optimizer steps of this run, each with its loss, gradient norm and learning rate; `fresh_optimizer` is
-    whether it began without its parent's state. `rollbacks` are those of `guards.Rollback`, and
-    `micro_batch_splits` is how often micro-batches were halved.
+    `step` counts optimizer steps of this run, each with its loss, gradient norm and learning rate; `optimizer_steps`
+    are those that the optimizer's state had been through before, 0 if it is new. `rollbacks` are those of
+    `guards.Rollback`, and `micro_batch_splits` is how often micro-batches were halved.
     """
 
     num_sequences: int
-    fresh_optimizer: bool = True
+    optimizer_steps: int = 0
     step: int = 0
     seen: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)

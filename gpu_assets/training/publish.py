@@ -21,7 +21,7 @@ from gpu_assets.training.records import (
     token_count_json,
 )
 from gpu_assets.training.work import OPTIMIZERS
-from resources.artifacts import MANIFEST_FILE, is_complete, publishing, weights_sha256, write_json
+from resources.artifacts import MANIFEST_FILE, is_complete, publishing, sha256_file, weights_sha256, write_json
 from resources.clock import utc_now
 from resources.workspace import Workspace
 
@@ -54,7 +54,8 @@ def publish_checkpoint(plan: TrainingPlan, outcome: TrainingOutcome, workspace: 
     if final.exists() and not is_complete(final):
         raise ArtifactInvalid(f"{final} exists without a manifest; move it away, then materialize again")
     if not is_complete(final):
-        _keep_optimizer(outcome.optimizer_folder, weights, workspace)
+        if outcome.optimizer_folder is not None:
+            _keep_optimizer(outcome.optimizer_folder, weights, workspace)
         with publishing(final) as temporary:
             for file in outcome.model_folder.iterdir():
                 shutil.copy2(file, temporary / file.name)
@@ -66,6 +67,7 @@ def publish_checkpoint(plan: TrainingPlan, outcome: TrainingOutcome, workspace: 
                 _write_replayed(plan, temporary / REPLAY_FILE)
             sequence = 1 + max((checkpoint.sequence for checkpoint in list_checkpoints(workspace)), default=0)
             write_json(temporary / MANIFEST_FILE, _manifest(plan, outcome, final.name, step, weights, sequence))
+    _drop_older_states(workspace)
     return Checkpoint.read(final)
 
 
@@ -86,7 +88,16 @@ def _keep_optimizer(source: Path, weights: str, workspace: Workspace) -> None:
         with publishing(states / weights) as temporary:
             for file in source.iterdir():
                 file.rename(temporary / file.name)
-            write_json(temporary / MANIFEST_FILE, {"kind": OPTIMIZER_KIND, "format": 1, "weights_sha256": weights})
+            files = {file.name: sha256_file(file) for file in sorted(temporary.iterdir())}
+            manifest = {"kind": OPTIMIZER_KIND, "format": 1, "weights_sha256": weights, "files": files}
+            write_json(temporary / MANIFEST_FILE, manifest)
+
+
+def _drop_older_states(workspace: Workspace) -> None:
+    """Only once the checkpoint is published: until then a plan may name any of them, and is carried out again."""
+    states = _optimizer_states(workspace)
+    if not states.is_dir():
+        return
     kept = sorted(filter(is_complete, states.iterdir()), key=lambda path: path.stat().st_mtime_ns)
     for folder in kept[:-OPTIMIZER_STATES_KEPT]:
         shutil.rmtree(folder)
@@ -141,6 +152,8 @@ def _manifest(
         "renderer": plan.renderer.to_json(),
         "hyperparams": plan.hyperparams.model_dump(),
         "config_sha256": plan.config_sha256,
+        "optimizer_state": {"parent": plan.optimizer_state},
+        "fresh_optimizer": plan.optimizer_state is None,
         "rows": outcome.rows_seen,
         "times_seen": list(outcome.times_seen),
         "epochs": plan.hyperparams.num_epochs,

@@ -71,14 +71,25 @@ class ReplayedRows:
 
 @dataclass(frozen=True)
 class Numerics:
-    """What of the machine decides the batches and the numbers; `device` is torch's type, such as cpu or cuda."""
+    """What of the machine decides the batches and the numbers; `device` is torch's type, such as cpu or cuda.
+
+    `processes` and `sharding` are those of settings.distributed: sums over processes are taken in another order.
+    """
 
     device: str
     precision: Literal["fp32", "bf16"]
     layout: Layout
+    processes: int = 1
+    sharding: Literal["none", "full"] = "none"
+
+    @property
+    def shards(self) -> int:
+        """The devices among which weights and states are cut up."""
+        return self.processes if self.sharding == "full" else 1
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.precision}, {self.layout}"
+        alone = f"{self.device}, {self.precision}, {self.layout}"
+        return alone if self.processes == 1 else f"{alone}, {self.processes} processes, sharding {self.sharding}"
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,8 @@ class TrainingPlan:
     renderer: RendererRecord
     numerics: Numerics
     replay: tuple[ReplayedRows, ...] = ()
+    optimizer_state: str | None = None
+    """sha256 of the parent's optimizer state, which is gone on with; None begins anew."""
 
     @property
     def config_sha256(self) -> str:
@@ -110,6 +123,7 @@ class TrainingPlan:
                 "datasets": [[dataset.key, dataset.rows_sha256] for dataset in self.datasets],
                 "replay": [rows.to_json() for rows in self.replay],
                 "config": self.config_sha256,
+                "optimizer_state": self.optimizer_state,
                 "renderer": self.renderer.digest,
             }
         )
@@ -128,6 +142,7 @@ class TrainingPlan:
             "datasets": [dataset.to_json() for dataset in self.datasets],
             "replay": [rows.to_json() for rows in self.replay],
             "hyperparams": self.hyperparams.model_dump(),
+            "optimizer_state": self.optimizer_state,
             "renderer": self.renderer.to_json(),
         }
 
@@ -169,7 +184,7 @@ class TrainingOutcome:
     """
 
     model_folder: Path
-    optimizer_folder: Path
+    optimizer_folder: Path | None
     steps: int
     loss: float
     loss_curve: tuple[tuple[int, float], ...]

@@ -9,6 +9,7 @@ rolled back to, so that an interrupt changes no weights.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,14 +19,18 @@ from gpu_assets.errors import ArtifactInvalid
 from resources.artifacts import MANIFEST_FILE, is_complete, publishing, read_manifest, sha256_file, write_json
 
 RESUME_KIND = "resume_point"
+FORMAT = 2
+"""Raised with every change of what a resume point holds."""
 PREFIX = "resume-"
 KEPT = 2
 ROLLBACKS_FILE = "rollbacks.json"
+SPLITS_FILE = "splits.json"
+_NAME = re.compile(rf"{PREFIX}([0-9]+)")
 
 
 def resume_points(work: Path) -> list[Path]:
     """The complete resume points of a work folder, the newest first."""
-    return sorted(filter(is_complete, work.glob(f"{PREFIX}*")), key=_step, reverse=True)
+    return sorted(filter(is_complete, _folders(work)), key=_step, reverse=True)
 
 
 def make_room(work: Path, step: int, every: int = 1) -> None:
@@ -39,7 +44,7 @@ def make_room(work: Path, step: int, every: int = 1) -> None:
         points.sort(key=lambda folder: (_step(folder) % every == 0, _step(folder)), reverse=True)
     for folder in points[KEPT - 1 :]:
         _remove(folder)
-    torn = [folder for folder in work.glob(f"{PREFIX}*") if not is_complete(folder)]
+    torn = [folder for folder in _folders(work) if not is_complete(folder)]
     for folder in (*torn, *work.glob(f".{PREFIX}*")):
         shutil.rmtree(folder)
 
@@ -50,7 +55,7 @@ def save_resume_point(work: Path, step: int, save: Callable[[Path], None], every
     with publishing(work / f"{PREFIX}{step}") as temporary:
         save(temporary)
         files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
-        write_json(temporary / MANIFEST_FILE, {"kind": RESUME_KIND, "format": 1, "step": step, "files": files})
+        write_json(temporary / MANIFEST_FILE, {"kind": RESUME_KIND, "format": FORMAT, "step": step, "files": files})
 
 
 def load_resume_point(
@@ -71,12 +76,17 @@ def load_resume_point(
         try:
             _check(folder)
         except ArtifactInvalid as error:
-            report(f"the resume point {folder.name} cannot be used: {error}; looking for the one before")
-            _remove(folder)
+            discard_resume_point(folder, str(error), report)
             continue
         load(folder)
         return _step(folder)
     return None
+
+
+def discard_resume_point(folder: Path, why: str, report: Callable[[str], None]) -> None:
+    """Remove a resume point that cannot be gone on from, and say so."""
+    report(f"the resume point {folder.name} cannot be used: {why}; looking for the one before")
+    _remove(folder)
 
 
 def note_rollbacks(work: Path, rollbacks: Sequence[Mapping[str, Any]]) -> None:
@@ -84,13 +94,34 @@ def note_rollbacks(work: Path, rollbacks: Sequence[Mapping[str, Any]]) -> None:
     write_json(work / ROLLBACKS_FILE, {"rollbacks": list(rollbacks)})
 
 
-def noted_rollbacks(work: Path, step: int) -> list[dict[str, Any]]:
+def noted_rollbacks(work: Path, step: int, report: Callable[[str], None]) -> list[dict[str, Any]]:
     """What `note_rollbacks` kept, if training went back to this step."""
+    rollbacks: list[dict[str, Any]] = _noted(work / ROLLBACKS_FILE, "rollbacks", list, report) or []
+    return rollbacks if rollbacks and rollbacks[-1].get("to_step") == step else []
+
+
+def note_splits(work: Path, splits: int) -> None:
+    """Keep how often micro-batches must be halved, where training has to begin anew to do so."""
+    write_json(work / SPLITS_FILE, {"micro_batch_splits": splits})
+
+
+def noted_splits(work: Path, report: Callable[[str], None]) -> int:
+    """What `note_splits` kept; 0 if nothing."""
+    return _noted(work / SPLITS_FILE, "micro_batch_splits", int, report) or 0
+
+
+def _noted(path: Path, key: str, kind: type[Any], report: Callable[[str], None]) -> Any:
+    """What a note keeps under its key; None where there is none, and where it cannot be read, which is said."""
     try:
-        rollbacks: list[dict[str, Any]] = json.loads((work / ROLLBACKS_FILE).read_text(encoding="utf-8"))["rollbacks"]
+        value = json.loads(path.read_text(encoding="utf-8"))[key]
     except FileNotFoundError:
-        return []
-    return rollbacks if rollbacks[-1]["to_step"] == step else []
+        return None
+    except (ValueError, KeyError, TypeError):
+        value = None
+    if isinstance(value, kind):
+        return value
+    report(f"{path} cannot be read: going on without what it kept; it is learnt again where it is needed")
+    return None
 
 
 def _check(folder: Path) -> None:
@@ -99,8 +130,11 @@ def _check(folder: Path) -> None:
     Raises:
         ArtifactInvalid: naming the first file that differs.
     """
-    recorded = read_manifest(folder, RESUME_KIND).get("files", {})
-    if not recorded:
+    manifest = read_manifest(folder, RESUME_KIND)
+    if manifest.get("format") != FORMAT:
+        raise ArtifactInvalid(f"{folder / MANIFEST_FILE} is of format {manifest.get('format')!r}, wanted {FORMAT}")
+    recorded = manifest.get("files")
+    if not isinstance(recorded, dict) or not recorded:
         raise ArtifactInvalid(f"{folder / MANIFEST_FILE} names no files")
     for name, sha256 in recorded.items():
         if not (folder / name).is_file():
@@ -113,6 +147,11 @@ def _remove(folder: Path) -> None:
     """The manifest first: a folder of which only a part is gone is no resume point."""
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
     shutil.rmtree(folder)
+
+
+def _folders(work: Path) -> list[Path]:
+    """The folders that are named as a resume point is; what else somebody put there is left alone."""
+    return [path for path in work.glob(f"{PREFIX}*") if _NAME.fullmatch(path.name) and path.is_dir()]
 
 
 def _step(folder: Path) -> int:

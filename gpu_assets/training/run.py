@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gpu_assets.base_model.records import BaseModel, RendererRecord
-from gpu_assets.errors import DatasetInvalid, TrainingDiverged
+from gpu_assets.errors import ArtifactInvalid, DatasetInvalid, TrainingDiverged
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Profile
 from gpu_assets.training.disk import GB
+from gpu_assets.training.job import Job
+from gpu_assets.training.launch import train_in_processes
 from gpu_assets.training.line import find_trained, line_of, list_checkpoints, parent_at
 from gpu_assets.training.publish import optimizer_of, publish_checkpoint
-from gpu_assets.training.records import Checkpoint, Parent, TrainingDataset, TrainingPlan
+from gpu_assets.training.records import Checkpoint, Parent, TrainingDataset, TrainingOutcome, TrainingPlan
 from gpu_assets.training.replay import plan_replay
 from gpu_assets.training.resume import resume_points
 from gpu_assets.training.work import (
@@ -59,10 +61,11 @@ def run_training(
         OutOfMemory, DiskFull, TrainingStopped: as `loop.train`; the resume points stay.
     """
     from gpu_assets.training.numerics import numerics_here
+    from gpu_assets.training.optimizer_state import find_state
 
     workspace, settings = platform.workspace, platform.settings
-    numerics = numerics_here(settings.hyperparams)
-    with line_held(workspace, report):
+    numerics = numerics_here(settings.hyperparams, settings.distributed)
+    with line_held(workspace, report) as lock:
         discard_torn(workspace)
         discard_void(workspace)
         line = line_of(base.weights_sha256, list_checkpoints(workspace))
@@ -73,30 +76,34 @@ def run_training(
         if not todo:
             return TrainingResult(done, trained=())
         hyperparams, parent = settings.hyperparams, parent_at(base, line, from_weights)
+        renderer = _renderer_of(parent, settings.profile)
+        optimizer_state = None
+        try:
+            optimizer_state = find_state(parent, hyperparams, workspace)
+        except ArtifactInvalid as error:
+            report(f"{error}: the optimizer begins anew")
         plan = TrainingPlan(
             model_name=settings.model_name,
             parent=parent,
             datasets=todo,
             hyperparams=hyperparams,
-            renderer=_renderer_of(parent, settings.profile),
+            renderer=RendererRecord.of(renderer),
             numerics=numerics,
-            replay=plan_replay(workspace, line, parent, todo, hyperparams),
+            replay=plan_replay(workspace, line, parent, todo, hyperparams, renderer, report),
+            optimizer_state=optimizer_state,
         )
-        checkpoint = _carry_out(plan, workspace, int(settings.storage.min_free_gb * GB), report)
+        checkpoint = _carry_out(plan, workspace, int(settings.storage.min_free_gb * GB), lock, report)
     return TrainingResult(done | {d.key: checkpoint for d in todo}, trained=tuple(d.key for d in todo))
 
 
-def _renderer_of(parent: Parent, profile: Profile) -> RendererRecord:
+def _renderer_of(parent: Parent, profile: Profile) -> Renderer:
     """What renders rows now: the parent's template, which the profile may replace, stays with its line."""
-    return RendererRecord.of(Renderer.load(parent.folder, profile.name, profile.system_prompt))
+    return Renderer.load(parent.folder, profile.name, profile.system_prompt)
 
 
 def _carry_out(
-    plan: TrainingPlan, workspace: Workspace, min_free_bytes: int, report: Callable[[str], None]
+    plan: TrainingPlan, workspace: Workspace, min_free_bytes: int, lock: int, report: Callable[[str], None]
 ) -> Checkpoint:
-    from gpu_assets.training.loop import train
-    from gpu_assets.training.observing import observers_of
-
     replayed = sum(rows.rows for rows in plan.replay)
     report(
         f"training on {plan.rows} rows of {len(plan.datasets)} datasets and {replayed} replayed rows of "
@@ -106,15 +113,28 @@ def _carry_out(
     if not resume_points(work):
         for sentence in resume_points_elsewhere(plan, workspace):
             report(sentence)
+    optimizer = optimizer_of(plan.parent.weights_sha256, workspace) if plan.optimizer_state else None
     try:
-        optimizer, observers = optimizer_of(plan.parent.weights_sha256, workspace), observers_of(plan, workspace)
-        outcome = train(plan, work, optimizer, report, min_free_bytes, observers)
+        outcome = _train(Job(plan, work, optimizer, min_free_bytes, workspace.home), lock, report)
     except TrainingDiverged:
         shutil.rmtree(work)
         raise
     checkpoint = publish_checkpoint(plan, outcome, workspace)
     discard_void(workspace)
     return checkpoint
+
+
+def _train(job: Job, lock: int, report: Callable[[str], None]) -> TrainingOutcome:
+    """In this process, or in those that it starts."""
+    import torch
+
+    from gpu_assets.training.loop import train
+    from gpu_assets.training.observing import observers_of
+
+    if job.plan.numerics.processes > 1:
+        return train_in_processes(job, lock, torch.get_num_threads(), report)
+    observers = observers_of(job.plan, Workspace(job.home), report)
+    return train(job.plan, job.work, job.parent_optimizer, report, job.min_free_bytes, observers)
 
 
 def require_rows(datasets: Sequence[TrainingDataset]) -> None:

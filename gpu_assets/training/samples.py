@@ -71,6 +71,24 @@ def load_samples(
     return Samples(sequences, row_of, answers, is_cut, num_rows - replayed, replayed)
 
 
+def fit_rows(rows: ReplayedRows, renderer: Renderer, max_length: int) -> frozenset[str]:
+    """The hashes of those rows that can be rendered with something supervised within `max_length` tokens."""
+    frame = _read(rows)
+    return frozenset(
+        row_sha256
+        for place, row_sha256 in enumerate(frame["row_sha256"])
+        if _is_fit(frame[place], renderer, max_length)
+    )
+
+
+def _is_fit(row: pl.DataFrame, renderer: Renderer, max_length: int) -> bool:
+    try:
+        (rendered,) = _rendered_rows(row, renderer, "")
+    except DatasetInvalid:
+        return False
+    return any(_cut(sample, max_length).num_supervised for sample, _ in rendered)
+
+
 def _sequences_of(
     source: TrainingDataset | ReplayedRows, renderer: Renderer, max_length: int, first_row: int
 ) -> Iterator[_Sequence]:

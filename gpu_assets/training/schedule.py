@@ -2,23 +2,24 @@
 
 from gpu_assets.settings import Hyperparams
 
+LOWEST = 0.1
+"""Of the peak: where a run ends."""
 
-def learning_rate(step: int, steps: int, hyperparams: Hyperparams, *, fresh_optimizer: bool) -> float:
-    """Warm-up, constant, and a linear fall over the last share of the run to a tenth of the peak.
 
-    Each run ends in its own fall, so every checkpoint is scored at its best; the next run starts at
-    the peak again. The shape is warm-up, stable, decay (Hu et al. 2024, arXiv 2404.06395).
+def learning_rate(step: int, steps: int, hyperparams: Hyperparams, *, optimizer_steps: int) -> float:
+    """Warm-up of the optimizer's state, constant, and a linear fall over the last share of the run to a tenth.
+
+    Each run ends in its own fall, so every checkpoint is scored at its best; the next run starts at the peak again,
+    or goes on with what is left of the warm-up. Where the two meet, the lower holds. The shape is warm-up, stable,
+    decay (Hu et al. 2024, arXiv 2404.06395).
 
     Args:
         step: optimizer steps already done in this run, from 0.
         steps: optimizer steps of this run.
-        fresh_optimizer: the warm-up is for a new optimizer state; a continued one needs none.
+        optimizer_steps: those that the optimizer's state had been through before this run; 0 if it is new.
     """
-    peak = hyperparams.learning_rate
-    if fresh_optimizer and step < hyperparams.warmup_steps:
-        return peak * (step + 1) / hyperparams.warmup_steps
-    falling = round(steps * hyperparams.decay_share)
-    left = steps - step
-    if falling and left <= falling:
-        return peak * max(0.1, left / falling)
-    return peak
+    peak, warmup, done = hyperparams.learning_rate, hyperparams.warmup_steps, optimizer_steps + step
+    ramp = peak * (done + 1) / warmup if done < warmup else peak
+    falling, left = round(steps * hyperparams.decay_share), steps - step
+    fall = peak * max(LOWEST, left / falling) if falling and left <= falling else peak
+    return min(ramp, fall)

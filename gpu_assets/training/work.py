@@ -6,16 +6,17 @@ from before it makes its folder until it has published, so whoever holds it may 
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import lock_descriptor
 
 from gpu_assets.training.line import head_of, line_of, list_checkpoints
-from gpu_assets.training.records import Checkpoint, TrainingPlan
+from gpu_assets.training.records import Checkpoint, Numerics, TrainingPlan
 from gpu_assets.training.resume import resume_points
 from resources.artifacts import write_json
 from resources.workspace import Workspace
@@ -29,24 +30,23 @@ POLL_INTERVAL_S = 1.0
 
 
 @contextmanager
-def line_held(workspace: Workspace, report: Callable[[str], None]) -> Iterator[None]:
+def line_held(workspace: Workspace, report: Callable[[str], None]) -> Iterator[int]:
     """Train alone in this home; a second process waits, and says so.
 
     Waiting, not refusing: two trainings from one head would fork the line, and what the first learnt would be
     missing from the second. So the second must plan after the first has published, and if the first dies, it
     goes on from its resume point. A refusal would count as a failure of the datasets. The operating system
-    ends the lock with its process.
+    ends the lock with its process, and with those to which it gave the descriptor that it gets.
     """
-    lock = FileLock(workspace.training / LOCK_FILE)
+    path = workspace.training / LOCK_FILE
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        report(f"another process trains in this home and holds {lock.lock_file}: waiting until it has ended")
-        lock.acquire(poll_interval=POLL_INTERVAL_S)
-    try:
-        yield
+        if not lock_descriptor(descriptor, blocking=False):
+            report(f"another process trains in this home and holds {path}: waiting until it has ended")
+            lock_descriptor(descriptor, poll_interval=POLL_INTERVAL_S)
+        yield descriptor
     finally:
-        lock.release()
+        os.close(descriptor)
 
 
 def work_folder(plan: TrainingPlan, workspace: Workspace) -> Path:
@@ -127,4 +127,4 @@ def _changed_at(plan: Path) -> int:
 
 
 def _numerics(plan: dict[str, Any]) -> str:
-    return ", ".join(plan["numerics"].values())
+    return str(Numerics(**plan["numerics"]))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import dagster as dg
@@ -102,6 +103,7 @@ def test_pause_cancels_what_is_queued_takes_the_slots_away_and_the_sensor_says_w
     run = queued(instance, "a")
     result = control("pause", "--reason", "the room is hot")
     assert (result.exit_code, "training is paused" in result.output) == (0, True)
+    assert f"the run {run.run_id[:8]} is CANCELED, ended before training began" in result.output
     assert pool_limit(instance, POOL) == 0
     assert status_of(instance, run) == dg.DagsterRunStatus.CANCELED
     tags = instance.get_run_by_id(run.run_id).tags
@@ -250,23 +252,49 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_run_that_a_terminal_started_is_interrupted_there(
-    control: Control, instance: dg.DagsterInstance, waiting
-) -> None:
-    """What Ctrl-C does; the process of the command stands for `dagster asset materialize`."""
-    waiting("a")
+@pytest.fixture
+def local() -> Iterator[subprocess.Popen[str]]:
+    """A process that stands for `dagster asset materialize`."""
     process = subprocess.Popen([sys.executable, "-c", LOCAL], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        run = add_open_run(instance, "train", "a", datasets=["a"])
-        instance.report_engine_event(
-            "here", run, EngineEventData(metadata={"pid": dg.MetadataValue.text(str(process.pid))})
-        )
-        result = control("stop")
-        assert result.exit_code == 0
-        assert process.stdout.readline() == "interrupted\n"
+        yield process
     finally:
         process.kill()
         process.wait(10)
         if process.stdout is not None:
             process.stdout.close()
+
+
+def runs_in(instance: dg.DagsterInstance, run: dg.DagsterRun, process: subprocess.Popen[str]) -> None:
+    """Record that the run has this process."""
+    pid = dg.MetadataValue.text(str(process.pid))
+    instance.report_engine_event("here", run, EngineEventData(metadata={"pid": pid}))
+
+
+def test_a_run_that_a_terminal_started_is_interrupted_there(
+    control: Control, instance: dg.DagsterInstance, waiting, local: subprocess.Popen[str]
+) -> None:
+    """What Ctrl-C does."""
+    waiting("a")
+    runs_in(instance, add_open_run(instance, "train", "a", datasets=["a"]), local)
+    assert control("stop").exit_code == 0
+    assert local.stdout is not None and local.stdout.readline() == "interrupted\n"
+
+
+def test_a_run_that_starts_is_told_to_end_once_it_has_started(
+    control: Control, instance: dg.DagsterInstance, waiting, local: subprocess.Popen[str]
+) -> None:
+    waiting("a")
+    run = add_open_run(instance, "train", "a", status=dg.DagsterRunStatus.STARTING, datasets=["a"])
+    runs_in(instance, run, local)
+    starts = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name="train")
+    timer = threading.Timer(1.0, lambda: instance.report_dagster_event(starts, run.run_id))
+    timer.start()
+    try:
+        assert control("stop").exit_code == 0
+    finally:
+        timer.join(10)
+    wanted = {dg.DagsterEventType.RUN_START, dg.DagsterEventType.RUN_CANCELING}
+    seen = [entry.dagster_event.event_type for entry in instance.all_logs(run.run_id, of_type=wanted)]
+    assert seen == [dg.DagsterEventType.RUN_START, dg.DagsterEventType.RUN_CANCELING]

@@ -19,7 +19,7 @@ def keep() -> Iterator[Keep]:
 
     def start(command: list[str], kill_after_s: float = 30) -> "subprocess.Popen[str]":
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "gpu_assets.cli.keeper", str(kill_after_s), *command],
+            [sys.executable, "-m", "resources.keeper", str(kill_after_s), *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -100,7 +100,7 @@ def test_a_signal_to_the_keeper_ends_the_command(keep: Keep, stand_ins: StandIns
 
 
 def test_the_command_gets_sigint_at_its_default_though_the_starter_ignores_it(stand_ins: StandIns) -> None:
-    keeper = [sys.executable, "-m", "gpu_assets.cli.keeper", "5", *stand_ins.command("child")]
+    keeper = [sys.executable, "-m", "resources.keeper", "5", *stand_ins.command("child")]
     started = subprocess.Popen(
         [sys.executable, "-c", STUBBORN + f"import subprocess; subprocess.call({keeper!r})"], stdin=subprocess.PIPE
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpu_assets.errors import SettingsError
-from gpu_assets.settings import PROJECT_ROOT, environment_for, load_settings
+from gpu_assets.settings import PROJECT_ROOT, environment_for, load_settings, settings_problems
 
 
 @pytest.fixture
@@ -49,6 +49,11 @@ def test_the_shipped_configurations_are_valid(shipped: str, monkeypatch: pytest.
     [
         ({"hyperparam": {}}, "hyperparam: unknown key"),
         ({"hyperparams": {"lr": 1}}, "hyperparams.lr: unknown key"),
+        (
+            {"hyperparams": {"lora.rank": 8}},
+            'unknown key; the key "lora.rank" has a dot, which is no path in JSON: write {"lora": {"rank": 8}}',
+        ),
+        ({"hyperparams.seed": 1}, 'write {"hyperparams": {"seed": 1}}'),
         ({"hyperparams": {"batch_size": 0}}, r"hyperparams.batch_size: .*greater than or equal to 1 \(value 0\)"),
         ({"hyperparams": {"learning_rate": "fast"}}, r"learning_rate: .*\(value 'fast'\)"),
         ({"hyperparams": {"max_length": 4096}}, "max_length is 4096, over locked.max_context_length, 2048"),
@@ -64,6 +69,14 @@ def test_the_shipped_configurations_are_valid(shipped: str, monkeypatch: pytest.
         (
             {"hyperparams": {"weights_precision": "bf16", "fp_precision": "fp32"}},
             "hyperparams.weights_precision is bf16, but hyperparams.fp_precision is fp32",
+        ),
+        (
+            {"hyperparams": {"weights_precision": "bf16", "optimizer": {"type": "muon"}}},
+            "weights_precision is bf16, but hyperparams.optimizer.type is muon, .* the optimizer to adamw_8bit",
+        ),
+        (
+            {"hyperparams": {"weights_precision": "bf16", "optimizer": {"adamw": {"beta2": 0.999}}}},
+            "adamw.beta2 is 0.999, but a second moment in bf16.* does not shrink by it: lower beta2 to 0.996",
         ),
         ({"distributed": {"sharding": "full"}}, "distributed.sharding is full, but distributed.processes is 1"),
         (
@@ -85,8 +98,55 @@ def test_a_wrong_value_is_named_with_what_was_seen_and_wanted(
     config_file: Path, values: dict[str, object], sentence: str
 ) -> None:
     change(config_file, **values)
-    with pytest.raises(SettingsError, match=sentence):
+    with pytest.raises(SettingsError, match=sentence.replace("{", r"\{")):
         load_settings()
+
+
+@pytest.mark.parametrize("name", ["qwen3_0.6b", "a", "-", "A.1-b_" + "c" * 94])
+def test_a_models_name_is_a_plain_one(config_file: Path, name: str) -> None:
+    change(config_file, model_name=name)
+    assert load_settings().model_name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".a", "../../x", "/tmp/x", "a/b", "a\\b", "a b", "a\n", "a\0", "é", "a" * 101, "a" * 300]
+)
+def test_a_models_name_never_leaves_its_folder(config_file: Path, name: str) -> None:
+    change(config_file, model_name=name)
+    assert [problem.split(":")[0] for problem in settings_problems(config_file)] == ["model_name"]
+    with pytest.raises(SettingsError, match="config.json or the environment: model_name: String should match"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"hyperparams.batch_size": "0"}, "--set: hyperparams.batch_size: "),
+        ({"hyperparams.lr": "1"}, "--set: hyperparams.lr: unknown key"),
+        ({"model_name": "../x"}, "--set: model_name: "),
+        ({"hyperparams": "1"}, "--set: hyperparams: "),
+        ({"hyperparams": "1", "hyperparams.seed": "1"}, "--set gives 'hyperparams', and 'hyperparams.seed' within it"),
+        ({"hyperparams.seed": "1", "hyperparams": "1"}, "--set gives 'hyperparams', and something within it"),
+        ({"hyperparams.max_batch_tokens": "256"}, "{file}, the environment or --set: hyperparams.max_length is 512"),
+        ({"serving.max_context_tokens": "4096"}, "{file}, the environment or --set: serving.max_context_tokens is"),
+        ({}, "{file} or the environment: intake.settle_s: "),
+    ],
+)
+def test_an_error_names_who_can_have_set_it(config_file: Path, overrides: dict[str, str], sentence: str) -> None:
+    change(config_file, **({} if overrides else {"intake": {"settle_s": -1}}))
+    with pytest.raises(SettingsError) as refused:
+        load_settings(overrides)
+    assert str(refused.value).startswith(sentence.format(file=config_file))
+
+
+def test_errors_of_two_sources_are_told_apart(config_file: Path) -> None:
+    change(config_file, intake={"settle_s": -1})
+    with pytest.raises(SettingsError) as refused:
+        load_settings({"hyperparams.seed": "-1"})
+    assert sorted(part.split(": ")[:2] for part in str(refused.value).split("; ")) == [
+        ["--set", "hyperparams.seed"],
+        [f"{config_file} or the environment", "intake.settle_s"],
+    ]
 
 
 @pytest.mark.parametrize(("text", "sentence"), [("{", "is not JSON"), ("[]", "holds a list, not a JSON object")])

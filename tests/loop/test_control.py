@@ -24,7 +24,7 @@ from resources.platform import Platform
 from tests.loop.conftest import OVERRIDES, RunningPlatform
 
 pytestmark = pytest.mark.timeout(600)
-ROWS = 4_000
+ROWS = 2_400
 
 
 @pytest.fixture
@@ -65,10 +65,24 @@ def undisturbed_weights(running: RunningPlatform, key: str, work: Path) -> str:
     return weights_sha256(train(plan, work, None, lambda _: None).model_folder)
 
 
+def test_a_run_that_is_stopped_as_it_starts_is_canceled_and_its_dataset_is_skipped(
+    running: RunningPlatform, control: Control
+) -> None:
+    drop_generated(running.settings, seed=1, count=ROWS, level=1)
+    running.wait("a run starts", lambda: control.status().state == "training")
+    done = control.stop("wrong rows")
+    (ended,) = done.runs
+    assert ended.status == "CANCELED", done.sentence
+    running.wait("the sensor says so", lambda: "was ended by request" in last_tick(running))
+    assert control.status().state == "stopped"
+    assert control.skip(list(ended.datasets), "wrong rows").found
+
+
 def test_a_paused_training_is_a_canceled_run_and_a_closed_pool_and_goes_on_to_the_same_weights(
     running: RunningPlatform, control: Control, tmp_path: Path
 ) -> None:
-    drop_generated(running.settings, seed=1, count=ROWS, level=1)
+    before = len(running.instance.get_runs(dg.RunsFilter(job_name="train")))
+    drop_generated(running.settings, seed=2, count=ROWS, level=1)
     run = wait_in_training(running)
     done = control.pause("the room is hot")
     assert [(ended.id, ended.status) for ended in done.runs] == [(run.run_id, "CANCELED")]
@@ -77,36 +91,18 @@ def test_a_paused_training_is_a_canceled_run_and_a_closed_pool_and_goes_on_to_th
     assert any(sentence.startswith("asked to end: stopped after step ") for sentence in said)
     assert list_checkpoints(running.workspace) == []
     running.wait("the sensor says so", lambda: "the room is hot" in last_tick(running))
-    assert len(running.instance.get_runs(dg.RunsFilter(job_name="train"))) == 1
+    assert len(running.instance.get_runs(dg.RunsFilter(job_name="train"))) == before + 1
 
     assert control.resume("").found
     running.wait("the checkpoint is published", lambda: bool(list_checkpoints(running.workspace)))
     (checkpoint,) = list_checkpoints(running.workspace)
     assert checkpoint.manifest["resumed_from_step"] is not None
     assert checkpoint.manifest["times_seen"] == [1, 1]
-    key = checkpoint.dataset_keys[0]
+    (key,) = checkpoint.dataset_keys
+    assert done.runs[0].datasets == (key,)  # and not the one that was skipped
     assert checkpoint.weights_sha256 == undisturbed_weights(running, key, tmp_path / "undisturbed")
     running.wait("the partition is materialized", lambda: key in running.materialized("checkpoints"))
     assert control.status().state == "idle"
-
-
-def test_a_stopped_training_stays_stopped_until_its_dataset_is_skipped_and_another_comes(
-    running: RunningPlatform, control: Control
-) -> None:
-    before = running.materialized("checkpoints")
-    drop_generated(running.settings, seed=2, count=ROWS, level=1)
-    run = wait_in_training(running)
-    (ended,) = control.stop("wrong rows").runs
-    assert (ended.id, ended.status) == (run.run_id, "CANCELED")
-    running.wait("the sensor says so", lambda: "was ended by request" in last_tick(running))
-    assert control.status().state == "stopped"
-
-    assert control.skip(list(ended.datasets), "wrong rows").found
-    drop_generated(running.settings, seed=3, count=600, level=1)
-    running.wait("the other is trained", lambda: len(running.materialized("checkpoints") - before) == 1)
-    (trained,) = running.materialized("checkpoints") - before
-    assert trained not in ended.datasets
-    running.wait("the skipped one is named", lambda: ended.datasets[0] in last_tick(running))
 
 
 def test_the_command_line_shows_how_training_stands(running: RunningPlatform) -> None:

@@ -233,6 +233,26 @@ def test_bare_answers_and_questions_are_bare_at_once(text: str) -> None:
     assert without_instructions(text + instructions(Run("🧐", 8), Run("🚦", 3))) == text
 
 
+TAG_PARTS = ("<think>", "</think>", "<", "</", "think", "<thi", "</th", "nk>", "ink>", ">", "/", "a")
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(TAG_PARTS), max_size=14).map("".join))
+def test_think_tags_are_taken_out_as_by_looking_again_until_there_is_none(text: str) -> None:
+    left = text
+    while "<think>" in left or "</think>" in left:
+        left = left.replace("<think>", "").replace("</think>", "")
+    assert bare_answer(text) == left
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("tag", ["<think>", "</think>"])
+def test_tags_within_tags_are_taken_out_in_one_pass(tag: str) -> None:
+    """With a look at the whole text for each of them, this would take many minutes."""
+    depth = 2**20 // len(tag)
+    assert bare_answer(tag[:-1] * depth + ">" * depth + "five") == "five"
+
+
 def test_long_runs_of_blanks_take_no_time() -> None:
     text = "a" + " " * 200_000 + "b" + "\n" * 200_000 + "🛑"
     assert bare_answer(text) == text

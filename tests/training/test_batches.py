@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_assets.training.batches import BatchLimits, Layout, _fill_packed, epoch_batches, padding_share
+from gpu_assets.training.batches import BatchLimits, Layout, _fill_packed, epoch_batches, epoch_seed, padding_share
 
 layouts = st.sampled_from(["padded", "packed"])
 lengths_strategy = st.lists(st.integers(1, 60), max_size=200)
@@ -46,7 +46,7 @@ def test_grouping_by_length_leaves_little_padding() -> None:
     lengths = [1 + (index * 37) % 50 for index in range(2_000)]
     grouped = epoch_batches(lengths, BatchLimits(64, 4_000), "padded", 0)
     ungrouped = [tuple(range(start, min(start + 64, 2_000))) for start in range(0, 2_000, 64)]
-    assert padding_share(grouped, lengths, "padded") < 0.1 < padding_share(ungrouped, lengths, "padded")
+    assert padding_share(grouped, lengths, "padded", 4_000) < 0.1 < padding_share(ungrouped, lengths, "padded", 4_000)
 
 
 def test_a_sample_that_fits_no_batch_is_an_error() -> None:
@@ -72,4 +72,16 @@ def test_packs_are_those_of_best_fit_longest_first(lengths: list[int]) -> None:
 def test_packs_of_short_rows_are_nearly_full() -> None:
     lengths = [1 + (index * 37) % 50 for index in range(5_000)]
     packs = epoch_batches(lengths, BatchLimits(64, 500), "packed", 0)
-    assert sum(lengths) / (len(packs) * 500) > 0.98
+    assert 0 < padding_share(packs, lengths, "packed", 500) < 0.02
+
+
+def test_what_packs_leave_unused_counts_as_padding() -> None:
+    assert padding_share([(0, 1), (2,)], [60, 30, 90], "packed", 100) == pytest.approx(20 / 200)
+    assert padding_share([(0, 1), (2,)], [60, 30, 90], "padded", 100) == pytest.approx(30 / 210)
+    assert padding_share([], [], "packed", 100) == 0
+
+
+def test_the_first_epoch_has_the_seed_and_no_epoch_has_that_of_another_seeds() -> None:
+    seeds = [epoch_seed(seed, epoch) for seed in range(20) for epoch in range(20)]
+    assert seeds[::20] == list(range(20))
+    assert len(set(seeds)) == len(seeds)

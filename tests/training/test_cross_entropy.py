@@ -80,6 +80,28 @@ def test_a_frozen_head_gets_no_gradient(head, hidden, targets) -> None:
     assert head.weight.grad is None
 
 
+def test_a_head_with_a_bias_is_taken_in_chunks_too(hidden, targets) -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(WIDTH, VOCABULARY)
+    results = []
+    for limit in (POSITIONS * VOCABULARY, 20 * VOCABULARY):
+        with LargestTensor() as largest:
+            results.append((*run(head, hidden, targets, limit), head.bias.grad.clone()))
+        assert largest.elements <= limit
+    torch.testing.assert_close(results[1], results[0], atol=1e-6, rtol=1e-5)
+
+
+def test_the_gradient_of_a_head_in_half_precision_is_rounded_once(head, hidden, targets) -> None:
+    """Not with each of a hundred chunks, by which most of what they add would be lost."""
+    narrow = hidden.detach().bfloat16().requires_grad_()
+    head = head.bfloat16()
+    wanted = run(head.float(), narrow.float().detach().requires_grad_(), targets, POSITIONS * VOCABULARY)[2]
+    found = run(head.bfloat16(), narrow, targets, VOCABULARY)[2]
+    assert found.dtype == torch.bfloat16
+    error = (found.float() - wanted).norm() / wanted.norm()
+    assert error < 5e-3
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_chunks_in_half_precision_are_near_the_loss_in_full(dtype: torch.dtype, head, hidden, targets) -> None:
     whole = run(head, hidden, targets, POSITIONS * VOCABULARY)

@@ -75,6 +75,17 @@ def test_where_the_host_lets_the_process_go_on_training_ends_with_an_error() -> 
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def test_of_several_processes_one_that_came_too_late_to_be_agreed_on_ends_nothing() -> None:
+    with Interrupts(alone=False) as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert caught.requested
+
+
+def test_a_process_ends_with_an_error_when_it_was_another_one_that_got_the_signal() -> None:
+    with pytest.raises(TrainingStopped, match="another process of this training"), Interrupts(alone=False) as caught:
+        caught.deliver()
+
+
 def test_an_error_in_training_is_not_hidden_by_the_signal_that_came_before() -> None:
     with pytest.raises(ZeroDivisionError), Interrupts():
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,13 +1,16 @@
 """The loop: exactly once, killed or not; nothing comes of a run that did not end."""
 
+import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +25,7 @@ from gpu_assets.training.loss import SupervisedLoss
 from gpu_assets.training.progress import Progress
 from gpu_assets.training.records import Parent, TrainingPlan
 from gpu_assets.training.resume import resume_points
-from resources.artifacts import weights_sha256
+from resources.artifacts import sha256_file, weights_sha256
 from tests.training.conftest import PlanFactory
 
 STOPPED = {"rows": 80, "save_steps": 2}
@@ -118,6 +121,55 @@ def test_a_resume_point_cut_short_is_said_and_the_one_before_is_gone_on_from(
     assert said[0].startswith(f"the resume point {newest.name} cannot be used: {newest / file} is not")
     assert f"resume-{outcome.resumed_from_step}" == before.name
     assert outcome.times_seen == (1, 1)
+
+
+def rewritten(folder: Path, name: str, change: Callable[[Any], object]) -> None:
+    """Change what torch wrote, and let the manifest agree: as another version would have written it."""
+    path, manifest = folder / name, folder / "manifest.json"
+    state = torch.load(path, weights_only=False)
+    change(state)
+    torch.save(state, path)
+    content = json.loads(manifest.read_text())
+    content["files"][name] = sha256_file(path)
+    manifest.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("custom_checkpoint_0.pkl", lambda state: state.pop("rates")),
+        ("custom_checkpoint_0.pkl", lambda state: state["seen"].pop()),
+        ("optimizer.bin", lambda state: state["param_groups"][0]["params"].pop()),
+        ("optimizer.bin", lambda state: state.clear()),
+    ],
+)
+def test_a_resume_point_that_fails_half_way_leaves_nothing_in_the_run_that_goes_on_from_the_one_before(
+    make_plan: PlanFactory, stopped: Path, tmp_path: Path, name: str, change: Callable[[Any], object]
+) -> None:
+    newest, before = resume_points(stopped)
+    rewritten(newest, name, change)
+    said: list[str] = []
+    plan = make_plan(**STOPPED)
+    (tmp_path / "undisturbed").mkdir()
+    expected = train(plan, tmp_path / "undisturbed", None, quiet)
+    outcome = train(plan, stopped, None, said.append)
+    assert said[0].startswith(f"the resume point {newest.name} cannot be used: ")
+    assert said[0].endswith("; looking for the one before")
+    assert f"resume-{outcome.resumed_from_step}" == before.name
+    assert weights_sha256(outcome.model_folder) == weights_sha256(expected.model_folder)
+
+
+def test_where_no_resume_point_can_be_loaded_training_begins_at_the_start(
+    make_plan: PlanFactory, stopped: Path, tmp_path: Path
+) -> None:
+    for folder in resume_points(stopped):
+        rewritten(folder, "custom_checkpoint_0.pkl", lambda state: state.pop("rates"))
+    plan = make_plan(**STOPPED)
+    (tmp_path / "undisturbed").mkdir()
+    expected = train(plan, tmp_path / "undisturbed", None, quiet)
+    outcome = train(plan, stopped, None, quiet)
+    assert (outcome.resumed_from_step, outcome.times_seen) == (None, (1, 1))
+    assert weights_sha256(outcome.model_folder) == weights_sha256(expected.model_folder)
 
 
 def test_where_no_resume_point_can_be_used_training_begins_at_the_start_and_ends_in_the_same_weights(
@@ -235,7 +287,7 @@ def test_a_later_run_steps_with_its_own_settings_and_not_its_parents(make_plan: 
 def test_a_resume_point_of_other_rows_is_refused() -> None:
     with pytest.raises(ArtifactInvalid, match="counts 3 sequences, the plan has 2"):
         Progress(2).load_state_dict(
-            {"step": 1, "seen": [1, 0, 0], "losses": [1.0], "seconds": 0.0, "fresh_optimizer": True}
+            {"step": 1, "seen": [1, 0, 0], "losses": [1.0], "seconds": 0.0, "optimizer_steps": 0}
         )
 
 

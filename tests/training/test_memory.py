@@ -1,5 +1,8 @@
 """The memory plan against what torch's allocator really does."""
 
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -9,6 +12,7 @@ from gpu_assets.errors import OutOfMemory
 from gpu_assets.rendering import Sample
 from gpu_assets.settings import Hyperparams
 from gpu_assets.training import cross_entropy, memory
+from gpu_assets.training.device import memory_bytes
 from gpu_assets.training.loss import SupervisedLoss, collate
 from gpu_assets.training.memory import GB, Setup, advise, plan_memory, refusal, require_fit
 from gpu_assets.training.shapes import KNOWN, ModelShape
@@ -152,7 +156,44 @@ def test_every_optimizer_has_a_plan(name: str) -> None:
     assert plan_memory(make_setup(optimizer={"type": name})).total <= adamw
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("beta2", [0.98, 0.999])
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "muon"])
+def test_what_is_advised_is_a_setting_that_is_accepted(name: str, beta2: float, device: Literal["cuda", "cpu"]) -> None:
+    setup = replace(make_setup("qwen3-4b", optimizer={"type": name, "adamw": {"beta2": beta2}}), device=device)
+    changes = [advice.change for size in range(8, 96, 4) for advice in advise(setup, size * GB)]
+    assert any("lora.rank" in change for change in changes)
+    for change in changes:
+        kept_muon = name == "muon" and "optimizer.type" not in change
+        assert not (kept_muon and ("lora.rank" in change or "to bf16" in change))
+
+
 def test_weights_that_are_cut_up_are_shared_among_the_devices() -> None:
     alone = make_setup(max_batch_tokens=512)
     shared = Setup(alone.shape, alone.hyperparams, "bf16", "cuda", shards=2)
     assert plan_memory(shared).parts[0].bytes * 2 == plan_memory(alone).parts[0].bytes
+
+
+def test_packs_on_a_cpu_are_planned_with_the_mask_that_attention_takes() -> None:
+    shape = ModelShape.of_config(SMALL, "small")
+    padded, packed = (
+        Setup(shape, Hyperparams.model_validate({"max_batch_tokens": 4096, "layout": layout}), "fp32", "cpu")
+        for layout in ("padded", "packed")
+    )
+    assert packed.most_tokens == 4096
+    parts = {part.name: part.bytes for part in plan_memory(packed).parts}
+    assert parts["masks of the packs"] == 4 * 4.5 * 4096**2
+    assert "masks of the packs" not in {part.name for part in plan_memory(padded).parts}
+
+
+def test_padded_rows_on_a_gpu_are_no_more_than_their_number_times_their_length() -> None:
+    setup = make_setup(batch_size=2, max_length=512, layout="padded")
+    assert setup.most_tokens == 1024
+
+
+def test_a_processs_cap_on_a_gpu_is_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70 * GB, 80 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 5 * GB)
+    for fraction, budget in ((1.0, 75), (0.3, 24)):
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _, share=fraction: share)
+        assert memory_bytes(torch.device("cuda")) == budget * GB

@@ -30,7 +30,7 @@ class Notebook:
 
 
 def make_meter(observers: Sequence[Notebook] = (), shape: ModelShape | None = TINY, interval_s: float = 0.0) -> Meter:
-    work = StepWork(STEPS, LENGTHS, SUPERVISED, "padded", shape, adapters=False)
+    work = StepWork(STEPS, LENGTHS, SUPERVISED, "padded", shape, adapters=False, pack_tokens=100)
     return Meter(work, 1e12, lambda: 123, first_step=100, observers=observers, interval_s=interval_s)
 
 

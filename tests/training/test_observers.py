@@ -82,7 +82,7 @@ def test_a_training_is_seen_in_event_files_heartbeat_and_outcome(
     make_plan: PlanFactory, workspace: Workspace, tmp_path: Path
 ) -> None:
     plan = make_plan()
-    outcome = train(plan, tmp_path, None, observers=observers_of(plan, workspace))
+    outcome = train(plan, tmp_path, None, observers=observers_of(plan, workspace, print))
     (folder,) = (workspace.tensorboard / "tiny").iterdir()
     assert folder.name == f"from-step-0-{plan.plan_id[:8]}"
     assert read_losses(folder)[-1][0] == outcome.steps == 15
@@ -93,6 +93,24 @@ def test_a_training_is_seen_in_event_files_heartbeat_and_outcome(
     assert measured.peak_memory_bytes > 10**7
     assert [step for step, _ in outcome.gradient_norm_curve] == [step for step, _ in outcome.loss_curve]
     assert outcome.learning_rate_curve[0][1] == pytest.approx(0.001)  # half of the peak: two steps of warm-up
+
+
+def test_what_the_disk_refuses_to_those_who_look_is_said_once_and_training_goes_on(
+    make_plan: PlanFactory, workspace: Workspace, tmp_path: Path
+) -> None:
+    plan, said = make_plan(), []
+    workspace.tensorboard.mkdir(parents=True, exist_ok=True)
+    (workspace.tensorboard / "tiny").write_text("a file where the folder should be")
+    (workspace.training / "heartbeat.json").mkdir()
+    observers = observers_of(plan, workspace, said.append)
+    for observer in observers:
+        observer.write(make_figures(1))
+    outcome = train(plan, tmp_path, None, observers=observers)
+    assert outcome.steps == 15
+    assert [sentence.split(" cannot be written: ")[0] for sentence in said] == [
+        f"warning: {workspace.tensorboard / 'tiny' / f'from-step-0-{plan.plan_id[:8]}'}, for TensorBoard,",
+        f"warning: {workspace.training / 'heartbeat.json'}",
+    ]
 
 
 def test_measuring_the_device_leaves_the_random_state_alone() -> None:

@@ -100,26 +100,6 @@ def test_a_later_run_goes_on_with_the_state_of_both_optimizers(make_plan: PlanFa
     assert said == []
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"optimizer": MUON}, "is of type adamw, fp32, all, this run's is muon, fp32, all: it begins anew"),
-        ({"lora": Lora(rank=2)}, "the adapters of LoRA are new, and so is the optimizer's state"),
-    ],
-)
-def test_a_parents_state_that_does_not_fit_is_said_and_the_optimizer_begins_anew(
-    changes: dict, reason: str, make_plan: PlanFactory, tmp_path: Path
-) -> None:
-    for name in ("first", "fresh", "refused"):
-        (tmp_path / name).mkdir()
-    first = train(make_plan(), tmp_path / "first", None, quiet)
-    plan, said = make_plan(seed=1, **changes), []
-    fresh = train(plan, tmp_path / "fresh", None, quiet)
-    refused = train(plan, tmp_path / "refused", first.optimizer_folder, said.append)
-    assert reason in said[0]
-    assert weights_sha256(refused.model_folder) == weights_sha256(fresh.model_folder)
-
-
 def test_adapters_are_merged_into_weights_of_the_models_own_names(
     make_plan: PlanFactory, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from gpu_assets.base_model.records import BaseModel
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.rendering import Renderer
+from gpu_assets.training import publish as publish_module
 from gpu_assets.training.line import list_checkpoints, parent_at
 from gpu_assets.training.publish import OPTIMIZER_STATES_KEPT, optimizer_of, publish_checkpoint
 from gpu_assets.training.records import Checkpoint, Measured, TokenCount, TrainingOutcome
@@ -169,6 +170,20 @@ def test_the_optimizer_states_of_the_last_checkpoints_are_kept_and_older_ones_re
     states = [optimizer_of(checkpoint.weights_sha256, workspace) for checkpoint in published]
     assert [state is not None for state in states] == [False, False, True, True]
     assert OPTIMIZER_STATES_KEPT == 2
+
+
+def test_until_the_checkpoint_is_published_no_older_optimizer_state_goes(
+    publish: Publish, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [publish(shift=0.1 * (number + 1)).weights_sha256 for number in range(OPTIMIZER_STATES_KEPT)]
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(publish_module, "_write_template", fail)
+    with pytest.raises(OSError, match="no space"):
+        publish(shift=0.5)
+    assert all(optimizer_of(weights, workspace) is not None for weights in before)
 
 
 def test_a_kept_optimizer_state_is_complete_or_not_there(publish: Publish, workspace: Workspace) -> None:

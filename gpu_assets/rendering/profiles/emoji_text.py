@@ -12,6 +12,7 @@ STOP_EMOJI = ("🛑", "⛔", "🚫", "❌", "🔴", "⏹️", "🔚", "✋", "�
 THINK_COUNTS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 STOP_COUNTS = {"twice": 2, "three times": 3, "four times": 4}
 THINK_TAGS = ("<think>", "</think>")
+TAG_END = ">"
 VARIATION = "\ufe0f"
 
 _THINK, _STOP = ("".join(emoji[0] for emoji in pool) for pool in (THINK_EMOJI, STOP_EMOJI))
@@ -74,9 +75,7 @@ def bare_answer(answer: str) -> str:
 
     A single emoji is no run and stays.
     """
-    while any(tag in answer for tag in THINK_TAGS):
-        for tag in THINK_TAGS:
-            answer = answer.replace(tag, "")
+    answer = _without_tags(answer)
     if (runs := _RUNS_AT_START.match(answer)) is not None:
         answer = answer[runs.end() :]
     backwards = answer.rstrip()[::-1]
@@ -93,6 +92,23 @@ def stop_runs(text: str) -> list[FoundRun]:
         whole = not emoji.endswith(VARIATION) or match[0].endswith(VARIATION)
         found.append(FoundRun(Run(emoji, match[0].count(match[1])), match.end(), whole))
     return found
+
+
+def _without_tags(text: str) -> str:
+    """A text without think tags, those too that stand there once one within them is gone; in linear time.
+
+    No end of a tag begins one, so that the order in which they are taken out does not matter.
+    """
+    kept: list[str] = []
+    parts = text.split(TAG_END)
+    for part in parts[:-1]:
+        kept += part
+        kept.append(TAG_END)
+        for tag in THINK_TAGS:
+            if "".join(kept[-len(tag) :]) == tag:
+                del kept[-len(tag) :]
+                break
+    return "".join(kept) + parts[-1]
 
 
 def _word(words: Mapping[str, int], times: int) -> str:

@@ -1,4 +1,4 @@
-"""A keeper runs one command and leaves nothing of it behind: `python -m gpu_assets.cli.keeper SECONDS COMMAND...`.
+"""A keeper runs one command and leaves nothing of it behind: `python -m resources.keeper SECONDS COMMAND...`.
 
 The supervisor starts a keeper for each child and holds the other end of its standard input. When that
 closes, because the supervisor stops the child or because the supervisor itself is gone (SIGKILL included),

@@ -19,6 +19,10 @@ from validators.report import Finding, Rule
 from validators.rows import Message
 
 WORD_REPEATS = 5
+UNSPACED_CHARS = 20
+"""In scripts without spaces, the most characters that are looked for as one that repeats,"""
+UNSPACED_RUN_CHARS = 15
+"""and the fewest of a run."""
 SENTENCE_CHARS = 10
 NGRAM_WORDS = 4
 NGRAM_SHARE = 0.25
@@ -28,6 +32,8 @@ LETTER_TEXT_CHARS = 50
 CHARACTER_REPEATS = 10
 
 _WORD_RUN = re.compile(rf"\b([^\W\d_]\w++)(?:\W++\1\b){{{WORD_REPEATS - 1}}}", re.IGNORECASE)
+_UNSPACED = r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
+_UNSPACED_RUN = re.compile(rf"({_UNSPACED}{{2,{UNSPACED_CHARS}}}?)\1{{{WORD_REPEATS - 1},}}")
 _SENTENCE_END = re.compile(r"[.!?。！？\n]+\s*")
 _REPEATED = re.compile(rf"([^\W\d_]|[!?,;\ufffd\U0001f300-\U0001faff])\1{{{CHARACTER_REPEATS - 1}}}")
 _BLOCK = CHARACTER_REPEATS // 2
@@ -63,6 +69,7 @@ def find_repetition(messages: Sequence[Message], limits: RepetitionLimits | None
         words = prose.casefold().split()
         seen = (
             _word_run(prose, words)
+            or _unspaced_run(prose)
             or _repeated_sentence(prose, limits)
             or _dominant_ngram(words, limits)
             or _dominant_letter(prose, words, limits)
@@ -110,6 +117,17 @@ def _word_run(prose: str, words: Sequence[str]) -> str | None:
         return None
     run = _WORD_RUN.search(prose)
     return run and f"says {quote(run[1])} {WORD_REPEATS} times running"
+
+
+def _unspaced_run(prose: str) -> str | None:
+    """In Chinese, Japanese, Thai and others; one letter again and again, as laughter has it, is left out."""
+    if prose.isascii():
+        return None
+    for run in _UNSPACED_RUN.finditer(prose):
+        unit = run[1]
+        if len(run[0]) >= UNSPACED_RUN_CHARS and len(set(unit)) > 1 and not any(map(str.isnumeric, unit)):
+            return f"says {quote(unit)} {len(run[0]) // len(unit)} times running"
+    return None
 
 
 def _repeated_sentence(prose: str, limits: RepetitionLimits) -> str | None:

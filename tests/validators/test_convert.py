@@ -145,6 +145,11 @@ def test_other_columns_are_kept_as_metadata_as_they_are():
             {"messages": turns("user: q", "assistant: a"), "metadata": {"text": "x"}},
         ),
         ({"prompt": "q", "completion": "a"}, "chat_sft_v1", {"messages": turns("user: q", "assistant: a")}),
+        (
+            {"prompt": turns("system: s", "user: q"), "completion": turns("assistant: a")},
+            "chat_sft_v1",
+            {"messages": turns("system: s", "user: q", "assistant: a")},
+        ),
         ({"prompt": "q", "response": "a"}, "chat_sft_v1", {"messages": turns("user: q", "assistant: a")}),
         ({"instruction": "q", "output": "a"}, "chat_sft_v1", {"messages": turns("user: q", "assistant: a")}),
         (shared("human: q", "gpt: a"), "chat_sft_v1", {"messages": turns("user: q", "assistant: a")}),

@@ -62,8 +62,8 @@ class Renderer:
         """The renderer of a model folder.
 
         Raises:
-            RenderingError: if the folder has no tokenizer, template or end token, or the profile
-                is not registered.
+            RenderingError: if the folder has no tokenizer, template or end token, one of them cannot be
+                loaded, or the profile is not registered.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -73,7 +73,7 @@ class Renderer:
         if end_token is None:
             raise RenderingError(f"{folder}/tokenizer_config.json names no eos_token, so answers could not end")
         return cls(
-            tokenizer=Tokenizer.from_file(str(path)),
+            tokenizer=read_tokenizer(path),
             template=read_template(folder),
             profile=get_profile(profile),
             end_token=end_token,
@@ -179,6 +179,20 @@ class Renderer:
     def _encode(self, text: str) -> list[int]:
         """A batch of one: other threads run meanwhile, which `encode` keeps waiting."""
         return self.encode_batch([text])[0]
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a `tokenizer.json`.
+
+    Raises:
+        RenderingError: if it cannot be loaded.
+    """
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises no narrower one
+        raise RenderingError(
+            f"{path} cannot be loaded: {error}; wanted the tokenizer.json of a fast tokenizer"
+        ) from None
 
 
 def _append_turn(samples: list[Sample], prompt: list[int], answer: list[int]) -> None:

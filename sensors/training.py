@@ -17,7 +17,7 @@ import dagster as dg
 from gpu_assets.base_model.describe import what_base_model_lacks
 from gpu_assets.base_model.present import present_weights
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, find_dataset, open_since
-from gpu_assets.datasets.validate import read_validated
+from gpu_assets.datasets.validated import read_validated
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.training.records import BASE_WEIGHTS
 from gpu_assets.training.work import unfinished_datasets

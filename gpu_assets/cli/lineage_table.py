@@ -15,6 +15,7 @@ from gpu_assets.lineage.records import Entry, percent
 from gpu_assets.lineage.trace import Ancestor, ModelRows, RowTrace, SeenBy, TrainedOn
 
 RANGES_SHOWN = 3
+WITHDRAWN = "withdrawn since: a gate refused it when it was validated again"
 NUMBERS = frozenset({"validations", "failed", "rows", "lost", "lost %"})
 
 
@@ -24,7 +25,7 @@ def ledger_table(ledger: Ledger) -> RenderableType:
         return Text("nothing was validated yet; `gpu-assets queue add FILE` drops a file")
     generators = _most_lost_first(ledger.generators.values())
     offenders = ledger.worst_offenders
-    names = ", ".join(f"{entry.id} ({entry.rows.lost_share:.1%} of its rows lost)" for entry in offenders)
+    names = ", ".join(_offender(entry) for entry in offenders)
     return Group(
         _entries("generator", generators, {entry.id for entry in offenders}),
         *(Text(f"{entry.id}: {_rules(entry)}") for entry in generators if entry.rows.top_rules),
@@ -46,6 +47,7 @@ def model_table(model: ModelRows) -> RenderableType:
     for ancestor in model.descent:
         parts += [Text(f"{ancestor.checkpoint} (step {ancestor.step}), from {ancestor.parent}"), _datasets(ancestor)]
         parts += [Text(f"  {found.key}: {found.fault}", "red") for found in ancestor.datasets if found.fault]
+        parts += [Text(f"  {found.key}: {WITHDRAWN}", "red") for found in ancestor.datasets if found.withdrawn]
     if model.fault is not None:
         parts.append(Text(model.fault, "red"))
     return Group(*parts)
@@ -55,7 +57,10 @@ def row_lines(trace: RowTrace) -> RenderableType:
     """The row, where it lies, and who saw it."""
     row = trace.row
     lines = [Text(f"row {row.row_sha256}" if row.row_sha256 else "no row", "bold")]
-    lines += [Text(f"accepted: {place.dataset} line {place.line}") for place in row.accepted]
+    lines += [
+        Text(f"accepted: {place.dataset} line {place.line}{', withdrawn since' if place.withdrawn else ''}")
+        for place in row.accepted
+    ]
     lines += [
         Text(f"rejected: {found.dataset} line {found.line}, by {found.rule}: {found.detail}", "red")
         for found in row.rejected
@@ -71,7 +76,12 @@ def row_lines(trace: RowTrace) -> RenderableType:
 
 
 def _most_lost_first(entries: Iterable[Entry]) -> list[Entry]:
-    return sorted(entries, key=lambda entry: (-entry.rows.lost_share, entry.id))
+    return sorted(entries, key=lambda entry: (-entry.lost_share, entry.id))
+
+
+def _offender(entry: Entry) -> str:
+    refused = f", {entry.datasets_refused:,} of {entry.datasets:,} datasets refused" if entry.datasets_refused else ""
+    return f"{entry.id} ({entry.rows.lost_share:.1%} of its rows lost{refused})"
 
 
 def _rules(entry: Entry) -> str:

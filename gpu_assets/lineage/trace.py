@@ -10,12 +10,11 @@ from typing import Any, Literal
 import polars as pl
 
 from gpu_assets.datasets.records import read_dataset
-from gpu_assets.datasets.validate import VALIDATED_FOLDER, read_validated
+from gpu_assets.datasets.validated import ValidatedDataset, read_validated, read_versions
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.lineage.rows import MIN_PREFIX, RowFound
 from gpu_assets.training.line import list_checkpoints
 from gpu_assets.training.records import Checkpoint
-from resources.artifacts import is_complete
 from resources.deployed import read_deployed
 from resources.workspace import Workspace
 
@@ -25,7 +24,8 @@ class TrainedOn:
     """A dataset that a checkpoint was trained on.
 
     `lines` are the ranges of lines in the file whose rows were accepted, both ends included. `fault` says what is
-    not known any more, and why; `file_sha256`, `generator` and `lines` may then be missing.
+    not known any more, and why; `file_sha256`, `generator` and `lines` may then be missing. `withdrawn` where a gate
+    refused the dataset since; `generator` is then that of the rows that were withdrawn.
     """
 
     key: str
@@ -36,6 +36,7 @@ class TrainedOn:
     generator: str | None = None
     lines: tuple[tuple[int, int], ...] = ()
     fault: str | None = None
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class ModelRows:
 class SeenBy:
     """A checkpoint that saw a row: trained on it in `dataset`, or by descent from `through`, which was.
 
-    `rows_changed` where the dataset was validated again since, so that its rows of then are not known.
+    `rows_changed` where the dataset was validated again since, so that its rows of then are not known; those that
+    were withdrawn last are.
     """
 
     checkpoint: str
@@ -183,13 +185,25 @@ def _trained_dataset(workspace: Workspace, entry: dict[str, Any]) -> TrainedOn:
     try:
         dataset = read_dataset(workspace.datasets / key)
         found = replace(found, file_sha256=dataset.sha256, original_name=dataset.original_name)
-        validated = read_validated(workspace, key)
+        validated = _version(workspace, key, entry["sha256"])
     except ArtifactInvalid as error:
         return replace(found, fault=str(error))
-    found = replace(found, generator=f"{validated.generator_id}@{validated.generator_version or '?'}")
+    generator = f"{validated.generator_id}@{validated.generator_version or '?'}"
+    found = replace(found, generator=generator, withdrawn=validated.is_withdrawn)
     if validated.rows_sha256 != entry["sha256"]:
         return replace(found, fault="it was validated again since, with other rows: the lines of then are not known")
     return replace(found, lines=tuple(_ranges(pl.read_parquet(validated.rows_path, columns=["line"])["line"])))
+
+
+def _version(workspace: Workspace, key: str, rows_sha256: str) -> ValidatedDataset:
+    """The dataset with these rows, withdrawn since or not; if they are not kept, as it is now or was last.
+
+    Raises:
+        ArtifactInvalid: if it is neither validated nor withdrawn.
+    """
+    versions = read_versions(workspace, key)
+    known = [version for version in versions if version.rows_sha256 == rows_sha256] or versions
+    return known[0] if known else read_validated(workspace, key)
 
 
 def _ranges(lines: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -209,16 +223,18 @@ def _ranges(lines: Iterable[int]) -> Iterator[tuple[int, int]]:
 def _trained_on(workspace: Workspace, published: Sequence[Checkpoint], row: RowFound) -> dict[str, SeenBy]:
     """Weights to the checkpoints that were trained on a dataset with the row.
 
-    A row that is rejected now was perhaps accepted by the validation before; that is not known any more.
+    Of rows that are kept, as they stand or withdrawn, it is known whether the row is among them. A row of a dataset
+    whose rows of then are not kept was perhaps accepted then.
     """
-    accepted = {place.dataset for place in row.accepted}
-    now = {key: _rows_sha256(workspace, key) for key in accepted | {entry.dataset for entry in row.rejected}}
+    holding = {(place.dataset, place.rows_sha256) for place in row.accepted}
+    asked = {key for key, _ in holding} | {entry.dataset for entry in row.rejected} | {row.not_validated}
+    kept = {key: {found.rows_sha256 for found in read_versions(workspace, key)} for key in asked if key is not None}
     seen: dict[str, SeenBy] = {}
     for checkpoint in published:
         for entry in checkpoint.manifest["datasets"]:
             key = entry["key"]
-            rows_changed = key in now and entry["sha256"] != now[key]
-            if key not in now or not (key in accepted or rows_changed):
+            rows_changed = key in kept and entry["sha256"] not in kept[key]
+            if not rows_changed and (key, entry["sha256"]) not in holding:
                 continue
             if checkpoint.weights_sha256 not in seen or not rows_changed:
                 seen[checkpoint.weights_sha256] = SeenBy(
@@ -231,9 +247,3 @@ def _trained_on(workspace: Workspace, published: Sequence[Checkpoint], row: RowF
                     rows_changed=rows_changed,
                 )
     return seen
-
-
-def _rows_sha256(workspace: Workspace, key: str) -> str | None:
-    """Of the dataset's rows as they are accepted now; None if it is not validated."""
-    folder = workspace.datasets / key / VALIDATED_FOLDER
-    return read_validated(workspace, key).rows_sha256 if is_complete(folder) else None

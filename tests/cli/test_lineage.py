@@ -1,6 +1,7 @@
 """`gpu-assets lineage` as it is typed, on a home that was trained in and on a real Dagster instance."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from gpu_assets.lineage.trace import TrainedOn
 from gpu_assets.settings import PROJECT_ROOT
 from resources.workspace import Workspace
 from tests.lineage.support import make_validation, observe, run_take_in
-from tests.lineage.world import BAD_LINE, ROWS, World, build_world
+from tests.lineage.world import BAD_LINE, ROWS, World, build_world, refuse
 
 Lineage = Callable[..., Result]
 
@@ -110,6 +111,29 @@ def test_a_rejected_row_is_shown_with_the_rule(trained: Lineage, world: World) -
 
     assert f"rejected: {world.a} line {BAD_LINE}, by " in shown
     assert "no checkpoint saw it" in shown
+
+
+def test_what_was_withdrawn_since_is_said(
+    lineage: Lineage, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Workspace(Path(shutil.copytree(world.workspace.home, tmp_path / "own")))
+    refuse(own, world.b, '{"generator_id": "nobody"}')
+    monkeypatch.setenv("GPU_ASSETS_HOME", str(own.home))
+
+    row, model = lineage("--row", f"{world.b}:1").output, lineage("--model", world.second.name).output
+
+    assert f"accepted: {world.b} line 1, withdrawn since" in row
+    assert "its file was refused: " in row and f"deployed: {world.second.name}" in row
+    assert f"{world.b}: withdrawn since: a gate refused it" in model and f"1-{ROWS}" in model
+    assert json.loads(lineage("--model", world.second.name, "--json").output)["descent"][0]["datasets"][0]["withdrawn"]
+
+
+def test_a_generator_whose_files_are_refused_is_named_with_how_many(
+    lineage: Lineage, instance: dg.DagsterInstance
+) -> None:
+    observe(instance, *(make_validation(f"bad{n}", rows=0, passed=False) for n in range(10)))
+
+    assert "curriculum@1.0.0 (0.0% of its rows lost, 10 of 10 datasets refused)" in lineage().output
 
 
 def test_runs_are_exported_once(lineage: Lineage, instance: dg.DagsterInstance, workspace: Workspace) -> None:

@@ -1,6 +1,7 @@
 """The assets of taking in: a run over a range records each file for itself, and one bad file stops no other."""
 
 import json
+import logging
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from gpu_assets.datasets.assets import CODE_VERSION, build
 from gpu_assets.datasets.records import find_dataset
-from gpu_assets.datasets.validate import read_validated
+from gpu_assets.datasets.validated import read_validated
 from gpu_assets.datasets.validations import VALIDATION_METADATA, Validation
 from resources.platform import Platform
 from resources.routing import Routing
@@ -207,6 +208,20 @@ def test_every_validation_is_observed_whether_it_passed_or_not(
     assert refused.rejected_by_rule == {"invalid_json": 10}
     assert refused.generator_id == "manual" and refused.generator_inferred
     assert all(one.tokens > one.supervised_tokens > 0 for one in found)
+
+
+def test_a_dataset_whose_report_is_broken_stops_no_other_and_is_named_in_the_run(
+    keys: list[str], run: Run, workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    run(keys)
+    (workspace.datasets / keys[0] / "validated" / "report.json").write_text("{")
+
+    again = run([keys[2]])
+
+    assert again.success
+    warnings = [entry.user_message for entry in instance.all_logs(again.run_id) if entry.level == logging.WARNING]
+    (sentence,) = (text for text in warnings if "left out" in text)
+    assert keys[0] in sentence and "report.json cannot be read" in sentence
 
 
 def test_a_validated_dataset_names_the_version_of_the_gates(

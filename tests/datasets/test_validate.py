@@ -12,15 +12,8 @@ import pytest
 
 from gpu_assets.datasets.queue import retry
 from gpu_assets.datasets.records import Dataset, find_dataset, standing_refusal
-from gpu_assets.datasets.validate import (
-    GateRefused,
-    Gates,
-    ValidatedDataset,
-    dataset_to_validate,
-    read_validated,
-    trained_problem_keys,
-    up_to_date,
-)
+from gpu_assets.datasets.validate import GateRefused, Gates, dataset_to_validate
+from gpu_assets.datasets.validated import ValidatedDataset, read_validated, trained_problem_keys, up_to_date
 from gpu_assets.errors import ArtifactInvalid, DatasetInvalid, SettingsError
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import GeneratorPolicy, Settings
@@ -403,3 +396,34 @@ def test_what_does_not_pass_any_more_is_withdrawn_from_training(
     assert up_to_date(workspace, [dataset.key]) == set()
     with RowHistory.open(workspace.row_history, read_only=True) as history:
         assert dataset.key not in history.datasets()
+
+
+def refuse_by_sidecar(gates: Gates, dataset: Dataset) -> None:
+    """Validate it again with a sidecar that the spec gate refuses."""
+    (dataset.folder / "sidecar.json").write_text('{"generator_id": "nobody"}')
+    with pytest.raises(GateRefused, match="not registered"):
+        gates.validate(find_dataset(gates.workspace, dataset.key))
+
+
+def refuse_by_the_disk(gates: Gates, dataset: Dataset) -> None:
+    """Validate it again where its data cannot be read any more."""
+    dataset.data_path.unlink()
+    with pytest.raises(GateRefused, match="cannot be read"):
+        gates.validate(find_dataset(gates.workspace, dataset.key))
+
+
+@pytest.mark.parametrize("refuse", [refuse_by_sidecar, refuse_by_the_disk])
+def test_a_dataset_that_any_gate_refuses_is_no_longer_compared_with(
+    refuse: Callable[[Gates, Dataset], None], gates: Gates, drop: Drop, workspace: Workspace
+) -> None:
+    rows = prose(40)
+    first = drop(*rows)
+    gates.validate(first)
+    assert gates.past.lengths("manual", excluding="") is not None
+
+    refuse(gates, first)
+
+    with RowHistory.open(workspace.row_history, read_only=True) as history:
+        assert history.datasets() == {}
+    assert gates.past.lengths("manual", excluding="") is None
+    assert duplicates_in(gates.validate(drop(*rows[:10], name="again.jsonl"))) == {}

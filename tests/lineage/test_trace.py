@@ -1,5 +1,6 @@
 """Both ways, on real checkpoints: which rows made a model, and which models saw a row."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -8,13 +9,13 @@ import polars as pl
 import pytest
 
 from gpu_assets.datasets.records import find_dataset
-from gpu_assets.datasets.validate import read_validated
+from gpu_assets.datasets.validated import read_validated
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.lineage.rows import find_row
 from gpu_assets.lineage.trace import RowTrace, find_checkpoint, rows_of, seen_by
 from resources.artifacts import sha256_file
 from resources.workspace import Workspace
-from tests.lineage.world import BAD_LINE, ROWS, World
+from tests.lineage.world import BAD_LINE, ROWS, World, refuse, validate
 
 MAX_BYTES = 2**20
 
@@ -174,6 +175,91 @@ def test_rows_of_then_are_not_known_after_another_validation(world: World, own: 
     assert a.lines == () and a.fault is not None and "validated again" in a.fault
     assert [seen.rows_changed for seen in trace(own, f"{world.a}:2").checkpoints] == [True, True]
     assert len(trace(own, f"{world.a}:{BAD_LINE}").checkpoints) == 2, "it was perhaps accepted then"
+
+
+UNREGISTERED = '{"generator_id": "nobody"}'
+UNREADABLE = '{"generator_id": '
+OTHER_SCHEMA = '{"schema_id": "completion_v1"}'
+
+
+@pytest.mark.parametrize("sidecar", [UNREGISTERED, UNREADABLE, OTHER_SCHEMA])
+def test_a_row_of_a_dataset_that_the_spec_gate_refused_since_was_still_trained_on(
+    world: World, own: Workspace, sidecar: str
+) -> None:
+    refuse(own, world.a, sidecar)
+
+    sha256 = row_hash(world, world.a, 2)
+    for wanted in (f"{world.a}:2", f"{world.files / 'a.jsonl'}:2", sha256):
+        found = trace(own, wanted)
+        assert found.row.row_sha256 == sha256
+        assert [(place.line, place.withdrawn) for place in found.row.accepted if place.dataset == world.a] == [
+            (2, True)
+        ]
+        assert [(seen.checkpoint, seen.rows_changed) for seen in found.checkpoints] == [
+            (world.first.name, False),
+            (world.second.name, False),
+        ]
+        assert found.deployed == world.second.name
+
+
+def test_after_the_content_gate_refused_a_file_it_is_known_which_of_its_rows_were_trained_on(
+    world: World, own: Workspace
+) -> None:
+    refuse(own, world.a, max_rejected_share=0.0)
+
+    good, bad = trace(own, f"{world.a}:1"), trace(own, f"{world.a}:{BAD_LINE}")
+
+    assert good.row.note is not None and "its file was refused" in good.row.note
+    assert [place.withdrawn for place in good.row.accepted if place.dataset == world.a] == [True]
+    assert [(seen.checkpoint, seen.rows_changed) for seen in good.checkpoints] == [
+        (world.first.name, False),
+        (world.second.name, False),
+    ]
+    assert (len(bad.row.rejected), bad.row.accepted, bad.checkpoints) == (1, (), ())
+
+
+def test_a_model_that_was_trained_on_what_was_withdrawn_since_is_still_made_of_it(world: World, own: Workspace) -> None:
+    refuse(own, world.b, UNREGISTERED)
+
+    (b,) = rows_of(own, world.second).descent[0].datasets
+
+    assert (b.withdrawn, b.fault) == (True, None)
+    assert (b.generator, b.lines) == ("curriculum@1.0.0", ((1, ROWS),))
+
+
+def test_rows_that_are_neither_validated_nor_withdrawn_any_more_were_perhaps_trained_on(
+    world: World, own: Workspace
+) -> None:
+    refuse(own, world.a, UNREGISTERED)
+    shutil.rmtree(own.quarantine / world.a / "withdrawn")
+
+    assert [seen.rows_changed for seen in trace(own, f"{world.a}:2").checkpoints] == [True, True]
+    (a,) = rows_of(own, world.second).descent[1].datasets
+    assert (a.withdrawn, a.lines) == (False, ()) and a.fault is not None
+
+
+def test_rows_that_are_accepted_again_are_not_called_withdrawn(world: World, own: Workspace) -> None:
+    refuse(own, world.b, UNREGISTERED)
+    shutil.copytree(own.quarantine / world.b / "withdrawn", own.datasets / world.b / "validated")
+
+    assert trace(own, f"{world.b}:1") == trace(world.workspace, f"{world.b}:1")
+    assert rows_of(own, world.second) == rows_of(world.workspace, world.second)
+
+
+def test_a_copy_of_a_file_is_hashed_by_the_schema_of_its_dataset(own: Workspace, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [{"messages": [{**turns[0], "content": f"q {n}"}, turns[1]], "system_prompt": "S"} for n in range(20)]
+    text = "".join(f"{line}\n" for line in [*map(json.dumps, rows), '{"messages": []}'])
+    (own.inbox / "x.jsonl").write_text(text)
+    key = validate(own, "x.jsonl", '{"schema_id": "syllo_v1"}')
+    (tmp_path / "copy.jsonl").write_text(text)
+    (tmp_path / "copy.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+
+    for line in (3, 21):
+        found = trace(own, f"{key}:{line}")
+        assert found.row.accepted or found.row.rejected
+        assert trace(own, f"{tmp_path / 'copy.jsonl'}:{line}") == found
+        assert trace(own, f"{tmp_path / 'copy.jsonl.gz'}:{line}") == found
 
 
 def test_a_dataset_and_a_parent_that_are_gone_are_named(world: World, own: Workspace) -> None:

@@ -17,7 +17,14 @@ import polars as pl
 from gpu_assets.datasets.evaluation_items import read_evaluation_items
 from gpu_assets.datasets.names import SIDECAR_SUFFIX
 from gpu_assets.datasets.past import GeneratorPast
-from gpu_assets.datasets.records import Dataset, find_dataset, join_next_step, sidecar_sha256, write_refusal
+from gpu_assets.datasets.records import (
+    Dataset,
+    find_dataset,
+    forget_refusal,
+    join_next_step,
+    sidecar_sha256,
+    write_refusal,
+)
 from gpu_assets.datasets.reserved import RESERVED
 from gpu_assets.datasets.validated import (
     REPORT_FILE,
@@ -133,7 +140,9 @@ class Gates:
                 raise
         if "length_histogram" in report.stats:
             self.past.add(sidecar.generator_id, dataset.key, report.stats["length_histogram"])
-        return _publish(dataset, sidecar, report, accepted)
+        published = _publish(dataset, sidecar, report, accepted)
+        forget_refusal(dataset.folder)
+        return published
 
     def _pass_both(self, dataset: Dataset, history: RowHistory) -> tuple[Sidecar, Report, pl.DataFrame]:
         """What both gates found, and the accepted rows, which the history then knows."""

@@ -115,8 +115,13 @@ def read_validated_folder(folder: Path) -> ValidatedDataset:
 
 def problem_keys(rows_path: Path) -> frozenset[str]:
     """The skill problems in the accepted rows of one validated dataset."""
-    metadata = pl.scan_parquet(rows_path).select(pl.col("metadata").str.json_path_match("$.problem_key")).collect()
-    return frozenset(key for key in metadata["metadata"].unique() if key is not None)
+    metadata = pl.col("metadata")
+    key = metadata.str.json_path_match("$.problem_key")
+    rows = pl.scan_parquet(rows_path).select(metadata, key.alias("key")).collect()
+    # Numbers and depths that polars' parser gives up on, and names that are written with escapes.
+    unread = rows.filter(pl.col("key").is_null() & metadata.str.contains(r"problem_key|\\u"))["metadata"]
+    found = (json.loads(text).get("problem_key") for text in unread)
+    return frozenset(rows["key"].drop_nulls()) | {key for key in found if isinstance(key, str)}
 
 
 def trained_problem_keys(workspace: Workspace) -> frozenset[str]:

@@ -155,6 +155,17 @@ def test_a_refusal_stands_until_the_sidecar_is_another_one(gates: Gates, drop: D
     assert gates.validate(dataset).rows == 3
 
 
+def test_a_refusal_is_forgotten_where_the_dataset_passes_later(gates: Gates, drop: Drop) -> None:
+    dataset = drop(*generated(3), sidecar={"schema_id": "unheard_of"})
+    with pytest.raises(GateRefused):
+        gates.validate(dataset)
+    refused_with = (dataset.folder / "sidecar.json").read_bytes()
+    (dataset.folder / "sidecar.json").write_text('{"schema_id": "chat_sft_v1"}')
+    gates.validate(dataset)
+    (dataset.folder / "sidecar.json").write_bytes(refused_with)
+    assert standing_refusal(dataset.folder) is None
+
+
 def test_an_entry_that_the_inbox_refused_is_refused_with_its_sentence(
     gates: Gates, workspace: Workspace, tick: Tick
 ) -> None:

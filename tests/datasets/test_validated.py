@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from gpu_assets.datasets.validated import read_validated, read_versions
+from gpu_assets.datasets.validated import problem_keys, read_validated, read_versions
 from gpu_assets.errors import ArtifactInvalid
 from resources.artifacts import write_json
 from resources.workspace import Workspace
@@ -55,3 +56,18 @@ def test_a_report_that_cannot_be_read_is_a_sentence(workspace: Workspace, conten
         (folder / "report.json").write_text(content)
     with pytest.raises(ArtifactInvalid, match="report.json"):
         _ = read_validated(workspace, "a").report
+
+
+def test_every_problem_key_is_found_whatever_else_the_metadata_holds(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    metadata = [
+        '{"problem_key": "a"}',
+        '{"problem_key": "b", "n": 1e999}',
+        f'{{"problem_key": "c", "n": {"9" * 400}}}',
+        f'{{"problem_key": "d", "deep": {"[" * 200}1{"]" * 200}}}',
+        '{"problem\\u005fkey": "e"}',
+        '{"other": 1}',
+        None,
+    ]
+    pl.DataFrame({"metadata": metadata}).write_parquet(path)
+    assert problem_keys(path) == {"a", "b", "c", "d", "e"}

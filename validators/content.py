@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from validators.duplicates import DuplicateFinder
 
 VALIDATOR_NAME = "data_validator"
-VALIDATOR_VERSION = "2.1.0"
+VALIDATOR_VERSION = "2.2.0"
 VALIDATORS = {SPEC_NAME: SPEC_VERSION, VALIDATOR_NAME: VALIDATOR_VERSION}
 
 

@@ -48,7 +48,7 @@ def _alpaca(record: Record) -> dict[str, Any]:
     if _value(record, "history"):
         raise Rejection(Rule.WRONG_TYPE, "column history holds earlier turns, which are not converted")
     instruction, more = _text(record, "instruction"), _optional_text(record, "input")
-    asked = f"{instruction}\n\n{more}" if more.strip() else instruction
+    asked = "\n\n".join(part for part in (instruction, more) if part.strip())
     return _conversation(record, [_turn("user", asked), _turn("assistant", _text(record, "output"))])
 
 

@@ -1,7 +1,9 @@
 """Rules ANSWER_LEAKAGE and ANSWER_IN_PROMPT: the answer already stands in the prompt, so the model would learn to copy.
 
 ANSWER_LEAKAGE rejects rows, so it misses a leak rather than refuse a good row. It is an answer of any length that the
-turn asking for it states behind a label at its very end ("... Answer: 42", "... The answer is 42."). A label that data
+turn asking for it states behind a label at its very end ("... Answer: 42", "... The answer is 42."), or before a last
+line such as "Reply now.", right behind the question. Where something else stands between the two, or the turn speaks of
+a solution, a reply or a check, the labelled answer is what the turn is about (`asking.py`). A label that data
 use for other things ("Output: b") is none if the turn names it before, or if a number follows. A system turn often
 prescribes an answer, or shows some: it gives one away only behind a label such as "Correct answer:", and only with no
 question of its own, or with the very question that is asked. An example or a form is none either.
@@ -22,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from validators.asking import begins_with_its_question, ends_with_its_question, speaks_of_an_answer, tells_to_answer
 from validators.copying import asks_for_a_copy, offers_a_copy
 from validators.quoting import quote
 from validators.report import Finding, Rule
@@ -39,26 +42,42 @@ LABEL_CHARS = 200
 _PROBE_CHARS = 100
 _EDGE = " .,;:!?'\"`*_()[]{}“”‘’„«»。！？；：，、「」"
 _SURE = (
-    r"(?:correct|right|expected|model|reference|gold|ground[- ]truth|desired|true|richtige|korrekte|bonne|"
+    r"(?:correct|right|expected|model|reference|gold|ground[- ]truth|desired|target|true|richtige|korrekte|bonne|"
     r"правильный|верный) |正确|正解|参考"
 )
 _ARTICLE = r"the |die |la |el |il |a |o "
 _ANSWER = (
-    r"answer|solution|antwort|lösung|réponse|respuesta|solución|risposta|soluzione|resposta|solução|"
+    r"answer(?: key)?|ans\.?|solution|antwort|lösung|réponse|respuesta|solución|risposta|soluzione|resposta|solução|"
     r"ответ|решение|答案|回答|答え|解答|정답"
 )
+_GOLD = r"ground[- ]truth|gold(?: label| standard)?"
 _NAME = r"output|response|result|label|target|completion|expected"
 """What a field of the data may be called as well."""
+_CLASS = ("label", "target")
+"""Names of what a text is to be sorted into: the text stands between the question and them."""
+_BEGIN = r"(?P<before>^|[\n.?!;,(\[>*。？！；，])[ *_#>(\[]*"
+_IS = r"[ *_]*(?:[:：]| [-–—](?= ))"
+_OPEN = r"[ *_'\"`«“„「]*$"
 _LABEL = re.compile(
-    rf"(?:^|[\n.?!;,(>*。？！；，])[ *_#>]*(?:{_ARTICLE})?(?P<sure>{_SURE})?(?:final )?"
-    rf"(?:(?:{_ANSWER})(?P<after> correcta| corretta| correta| correcte)?(?: is)?[ *_]*[:：]"
-    rf"|(?P<name>{_NAME})[ *_]*[:：])"
-    r"[ *_'\"`«“„「]*$"
+    rf"{_BEGIN}(?:(?:{_ARTICLE})?(?P<sure>{_SURE})?(?:final )?"
+    rf"(?:(?:{_ANSWER})(?P<after> correcta| corretta| correta| correcte)?(?: is)?{_IS}"
+    rf"|(?P<gold>{_GOLD}){_IS}|ans\."
+    rf"|(?P<name>{_NAME})[ *_]*[:：]))"
+    rf"{_OPEN}"
 )
 _STATED = re.compile(
-    rf"(?:^|[\n.?!。？！])[ *_#>]*(?:{_ARTICLE})?(?P<sure>{_SURE})?(?:final )?(?:{_ANSWER})"
-    r"(?: is| ist| est| es| è| é|是|は)[ *_'\"`«“„「]*$"
+    r"(?P<before>^|[\n.?!(\[。？！])[ *_#>(\[]*"
+    rf"(?:{_ARTICLE})?(?P<sure>{_SURE})?(?:final )?(?:{_ANSWER})"
+    rf"(?: is| ist| est| es| è| é|是|は){_OPEN}"
 )
+_HASHES = re.compile(r"(?P<before>^|[\n?？]) ?#### ?$")
+"""A number behind it is how GSM8K states an answer."""
+_CLOSING = re.compile(
+    r"\n(?:(?:please|now) )?(?:reply|respond|answer|begin|start|go|think|take your time|good luck|be brief|be concise|"
+    r"thanks?|thank you|your turn|antworte|réponds|responde|rispondi|responda|请回答|回答してください|ответь)\b"
+    r"(?!.*\b(?:it|this|that|above|given|same|again|not)\b)[^\n?？:：]{0,60}\Z"
+)
+"""A last line behind the answer that adds nothing."""
 _FORM = re.compile(
     r"\bexamples?\b|\be\.g\.|for instance|\bformat\b|\bform\b|\btemplate\b|such as|like (?:this|so)\b|reply with|"
     r"beispiel|\bexemple|ejemplo|esempio|exemplo|пример|例|예시"
@@ -96,11 +115,15 @@ class _Turn:
 
     @cached_property
     def collapsed(self) -> str:
-        return _collapse_lines(self.text).rstrip(_EDGE + "\n")
+        return _collapse_lines(self.text)
 
     @cached_property
     def asks_for_a_copy(self) -> bool:
         return asks_for_a_copy(self.text)
+
+    @cached_property
+    def speaks_of_an_answer(self) -> bool:
+        return speaks_of_an_answer(self.text)
 
     @cached_property
     def offers_a_copy(self) -> bool:
@@ -156,38 +179,56 @@ def _bare(content: str) -> str:
 def _is_labelled(turn: _Turn, bare: str, before: Sequence[_Turn]) -> bool:
     """Whether the turn ends with a label and the answer, and neither asks for a copy nor shows a form."""
     tail = turn.text[-2 * (len(bare) + LABEL_CHARS) :]
-    if bare.rpartition(" ")[2] not in tail or not _ends_with(_collapse_lines(tail), bare):
+    if bare.rpartition(" ")[2] not in tail or not _end_with(_collapse_lines(tail), bare):
         return False
-    stated = turn.collapsed[: len(turn.collapsed) - len(bare)]
+    stated = (_end_with(turn.collapsed, bare) or "")[: -len(bare)]
     nearest = stated[-LABEL_CHARS:]
-    label = _LABEL.search(nearest) or _STATED.search(nearest)
+    label = _LABEL.search(nearest) or _STATED.search(nearest) or (_HASHES.search(nearest) if _is_number(bare) else None)
     if label is None or _FORM.search(nearest):
         return False
-    asked = stated[: len(stated) - len(nearest) + label.start() + 1]
-    if any(other.asks_for_a_copy for other in before if other is not turn):
+    asked = stated[: len(stated) - len(nearest) + label.end("before")]
+    if any(other.asks_for_a_copy or other.speaks_of_an_answer for other in before if other is not turn):
         return False
-    return _is_sure(turn, asked, label, before[-1].text) if turn.role == "system" else _is_own(asked, label, bare)
+    named = nearest[label.end("before") :].strip(_EDGE + "#")
+    if any(f"{named}:" in other.text for other in before if other is not turn):
+        return False
+    if any(other.role == "system" and not tells_to_answer(other.text) for other in before if other is not turn):
+        return False
+    own = _is_sure(turn, asked, label, before[-1].text) if turn.role == "system" else _is_own(asked, label, bare)
+    return own and not speaks_of_an_answer(asked)
 
 
 def _is_sure(system: _Turn, asked: str, label: re.Match[str], question: str) -> bool:
     """Whether a system turn's label is of the very answer, not of one that it prescribes or shows."""
     groups = label.groupdict()
-    if not (groups["sure"] or groups.get("after")) or system.asks_for_a_copy:
+    if not (groups.get("sure") or groups.get("after") or groups.get("gold")) or system.asks_for_a_copy:
         return False
     question = " ".join(question.split())
     return "?" not in asked or any(f" {line}".endswith(f" {question}") for line in asked.split("\n"))
 
 
 def _is_own(asked: str, label: re.Match[str], bare: str) -> bool:
-    """Whether a user turn's label is of the answer, not of a field of the data that it asks about."""
+    """Whether a user turn's label is of the answer to its own question, not of a field of the data that it gives."""
     if asks_for_a_copy(asked):
         return False
     name = label.groupdict().get("name")
-    return name is None or bool(label["sure"]) or (name not in asked and any(map(str.isalpha, bare)))
+    if name is not None and not label["sure"] and (name in asked or not any(map(str.isalpha, bare))):
+        return False
+    return ends_with_its_question(asked) or (name in _CLASS and begins_with_its_question(asked))
 
 
-def _ends_with(flat: str, bare: str) -> bool:
-    return flat.rstrip(_EDGE + "\n").replace("\n", " ").endswith(bare)
+def _end_with(lines: str, bare: str) -> str | None:
+    """The lines up to the answer that they end with, or that only a closing line follows."""
+    closing = _CLOSING.search(lines, max(0, len(lines) - LABEL_CHARS))
+    for end in (lines, lines[: closing.start()] if closing else ""):
+        end = end.rstrip(_EDGE + "\n")
+        if end.replace("\n", " ").endswith(bare):
+            return end
+    return None
+
+
+def _is_number(bare: str) -> bool:
+    return any(map(str.isdigit, bare)) and not any(map(str.isalpha, bare))
 
 
 def _holding_turn(before: Sequence[_Turn], content: str, limits: LeakageLimits) -> _Turn | None:

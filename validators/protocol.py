@@ -4,8 +4,8 @@ An answer follows the protocol if it begins with one thinking emoji, twice or mo
 It then ends with one stop emoji, twice or more, or closes its `</think>`. One emoji at the beginning is
 style, and a stop suffix alone is a direct answer of the same protocol: both pass. A `</think>` with no
 `<think>` before it is the end of a thought that was cut off. A mark of another model's chat format, such
-as `<|eot_id|>`, at the beginning or the end of an answer is what was left of a turn; in its midst it is
-what the answer speaks of, and passes.
+as `<|eot_id|>`, at the beginning or the end of an answer is what was left of a turn; in its midst, or alone
+where the turn before asks for a token, it is what the answer speaks of, and passes.
 """
 
 import re
@@ -33,6 +33,12 @@ _FORMAT_MARK = (
     r"(?:<\|(?:eot_id|eom_id|start_header_id|end_header_id|begin_of_text|end_of_text|im_start|im_end|endoftext|end"
     r"|user|assistant|system)\|>|<(?:start|end)_of_turn>|\[/?INST\]|<<SYS>>)"
 )
+_MARK_ALONE = re.compile(rf"{_FORMAT_MARK}\.?")
+_ASKS_FOR_A_MARK = re.compile(
+    r"token|\btags?\b|marker|delimit|separat|template|\bturns?\b|chatml|\bllama|\bgemma|\bmistral|trenn|jeton|balise"
+    r"|etiqueta|токен|标记|令牌|トークン|토큰",
+    re.IGNORECASE,
+)
 _LEFT_OVER = re.compile(rf"\A{_FORMAT_MARK}|{_FORMAT_MARK}\Z")
 
 
@@ -45,8 +51,11 @@ def has_protocol(answer: str) -> bool:
 def find_protocol_break(messages: Sequence[Message]) -> Finding | None:
     """The first answer that has half of the protocol, or is wrapped in marks of another format."""
     for turn, message in enumerate(messages, 1):
-        if message.role == "assistant" and (broken := _protocol_break(message.content.strip())):
-            return Finding(Rule.PROTOCOL_MIX, f"turn {turn} {broken}: {quote(message.content.strip())}")
+        answer = message.content.strip()
+        if message.role == "assistant" and (broken := _protocol_break(answer)):
+            asked = messages[turn - 2].content if turn > 1 else ""
+            if not (_MARK_ALONE.fullmatch(answer) and _ASKS_FOR_A_MARK.search(asked)):
+                return Finding(Rule.PROTOCOL_MIX, f"turn {turn} {broken}: {quote(answer)}")
     return None
 
 

@@ -13,21 +13,45 @@ from validators import Rule
 
 __all__ = ["DEFECTS", "NEAR_MISSES"]
 
+_QUESTIONS = ("How does {} work?", "Why is {} so slow?", "Calculate {}.", "What is {}?")
+
 # What gives the answer away
+
+
+def _question(generator: random.Random) -> str:
+    """A question behind what it is about, in one paragraph."""
+    about = " ".join(prose(generator, 200).split())
+    return f"{about} {generator.choice(_QUESTIONS).format(topic(generator))}"
 
 
 @defect(Rule.ANSWER_LEAKAGE)
 def labelled_answer(generator: random.Random, row: Row) -> Row:
     answer = str(generator.randint(10, 9999))
-    label = generator.choice(("Answer:", "Correct answer:", "The answer is:", "**Solution:**", "Expected output:"))
-    return chat(f"{prose(generator, 200)}\n{label} {answer}", answer)
+    label = generator.choice(
+        ("Answer:", "Correct answer:", "The answer is:", "**Solution:**", "Expected output:", "Ground truth:", "####")
+    )
+    return chat(f"{_question(generator)}\n{label} {answer}", answer)
 
 
 @defect(Rule.ANSWER_LEAKAGE)
 def answer_stated_in_another_language(generator: random.Random, row: Row) -> Row:
     answer = str(generator.randint(10, 9999))
     label = generator.choice(("Antwort:", "La réponse est", "Respuesta:", "Risposta:", "答案：", "Ответ:"))
-    return chat(f"{prose(generator, 200)}\n{label} {answer}", answer)
+    return chat(f"{_question(generator)}\n{label} {answer}", answer)
+
+
+@near_miss(Rule.ANSWER_LEAKAGE)
+def answer_of_a_worked_solution(generator: random.Random, row: Row) -> Row:
+    one, two = generator.randint(10, 99), generator.randint(10, 99)
+    asked = generator.choice(("Only the number of", "What comes out of", "Put in digits:"))
+    worked = f"{asked} {topic(generator)}?\n\n{prose(generator, 120)} It is {one} + {two} = {one + two}."
+    return chat(f"{worked}{generator.choice((' The answer is', chr(10) + 'Answer:'))} {one + two}", str(one + two))
+
+
+@near_miss(Rule.ANSWER_LEAKAGE)
+def answer_of_a_record(generator: random.Random, row: Row) -> Row:
+    number = str(generator.randint(10, 99))
+    return chat(f"{sentence(generator)}\nQuestion: {_question(generator)}\nAnswer: {number}", number)
 
 
 @near_miss(Rule.ANSWER_LEAKAGE)

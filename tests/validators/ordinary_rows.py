@@ -25,7 +25,78 @@ STANZA = (
 )
 LOOP = "def total(values):\n    result = 0\n    for value in values:\n        result += value\n    return result"
 
+WORKED = "Tom has 19 apples and buys 74 more, so he has 19 + 74 = 93 apples."
+GIVEN = {
+    "final number of a worked solution": (
+        f"Return only the final number of this worked solution.\n\n{WORKED} The answer is 93.",
+        "93",
+    ),
+    "number that a reasoning ends with": (
+        f"What number does the following reasoning conclude with?\n\n{WORKED} The answer is 93.",
+        "93",
+    ),
+    "answer parsed from a chain of thought": (
+        f"Parse the final answer out of this chain of thought.\n\n{WORKED} The answer is 93.",
+        "93",
+    ),
+    "answer of a reasoning as an integer": (
+        f"Give the final answer of the reasoning below as an integer.\n\n{WORKED}\nAnswer: 93",
+        "93",
+    ),
+    "result without explanation": (f"Output just the result, no explanation.\n\n{WORKED}\nAnswer: 93", "93"),
+    "solution as GSM8K has it": (f"Only the number, please.\n\n{WORKED}\n#### 93", "93"),
+    "solution with its question": (f"Number only.\nHow many apples has he?\n{WORKED}\nThe answer is 93.", "93"),
+    "bare solution": (f"{WORKED} The answer is 93.", "93"),
+    "solution after an instruction in the system turn": (
+        "system:You turn worked solutions into numbers.",
+        "How many apples has he? Answer: 93",
+        "93",
+    ),
+    "format that the system turn describes": (
+        "system:Write what stands behind 'Answer:'.",
+        "What is the capital of Peru? Answer: Lima",
+        "Lima",
+    ),
+    "reply without profanity": (
+        "Censor profanity in the reply; leave clean replies as they are.\nResponse: It is out of stock",
+        "It is out of stock",
+    ),
+    "reply of a dialogue": (
+        "Mask all names.\nCustomer: Where is my parcel?\nResponse: It is on its way",
+        "It is on its way",
+    ),
+    "answer of a crowd worker": (
+        "Canonicalise the crowd worker's reply for scoring.\nQuestion 7: How many?\nAnswer: 3",
+        "3",
+    ),
+    "answer to be rounded": ("Round to the nearest integer.\nHow tall is it?\nAnswer: 3", "3"),
+    "answer to be rounded, on one line": ("Round the answer. How tall is it? Answer: 3", "3"),
+    "record of a table": ("Digits only, for the database.\nQuestion: How many?\nAnswer: 3", "3"),
+    "disagreement of annotators": (
+        "Two annotators answered. Resolve the disagreement.\nWhich city was it?\nFirst annotator: Oslo\n"
+        "Second annotator's verdict. Answer: Bern",
+        "Bern",
+    ),
+    "answer to be checked": ("Check the answer and give the right one.\nWhat is 6*7?\nAnswer: 42", "42"),
+    "consistency": ("Is the model's answer consistent? The answer is 11.", "11"),
+    "options with their answers": ("Which is bigger?\nResponse A: cat\nResponse B: dog\nCorrect answer: dog", "dog"),
+    "German rounding": ("Runde das Ergebnis.\nWie hoch ist er?\nAntwort: 3", "3"),
+    "German solution": (f"Nenne nur die Zahl am Ende des Rechenwegs.\n{WORKED}\nDie Antwort ist 93.", "93"),
+    "German answer": ("Wie lautet die Antwort? Antwort: ja", "ja"),
+    "French reasoning": (f"Donne le résultat du raisonnement.\n{WORKED}\nLa réponse est 93.", "93"),
+    "French check": ("Vérifie la réponse.\nCombien font 6*7 ?\nRéponse : 42", "42"),
+    "Spanish reasoning": (f"Devuelve solo el número final.\n{WORKED} La respuesta es 93.", "93"),
+    "Spanish answer": ("¿Cuál es la respuesta correcta? La respuesta es Madrid", "Madrid"),
+    "Italian check": ("Controlla questa risposta.\nQuanto fa 6*7?\nRisposta: 42", "42"),
+    "Portuguese rounding": ("Arredonde a resposta.\nQuanto é 6*7?\nResposta: 42", "42"),
+    "Chinese rounding": ("请四舍五入。\n6乘7是多少？\n答案：42", "42"),
+    "Chinese solution": (f"只写最后的数字。\n{WORKED}\n答案：93", "93"),
+    "Japanese check": ("以下の答えは正しいですか？ 答え: 東京", "東京"),
+    "Russian check": ("Проверь решение.\nСколько будет 6*7?\nОтвет: 42", "42"),
+}
+"""Answers that the prompt gives, to be taken out or worked on."""
 ORDINARY = {
+    **GIVEN,
     "refusal that the system turn prescribes": (
         "system:If asked about medicine say: 'I cannot help with that.'",
         "Which pills shall I take?",
@@ -142,6 +213,22 @@ ORDINARY = {
     "digits": ("Write 1001 without spaces: 1001", "1001"),
 }
 LEAKS = {
+    "word problem": ("Tom has 19 apples and buys 74 more. How many has he?\nAnswer: 93", "93"),
+    "task": ("Compute 6 * 7.\nAnswer: 42", "42"),
+    "equation": ("6 * 7 = \nAnswer: 42", "42"),
+    "told to answer": ("Answer the following question.\n\nQuestion: What is 6*7?\nAnswer: 42", "42"),
+    "told to choose": ("Choose the correct answer.\nWhich is a fruit?\nA) stone\nB) apple\nAnswer: B", "B"),
+    "context": (f"Context: {HEART}\nQuestion: What pumps blood?\nAnswer: the heart", "The heart."),
+    "brackets": ("What is the capital of Peru? [Answer: Lima]", "Lima"),
+    "sentence in parentheses": ("What is the capital of Peru? (The correct answer is Lima)", "Lima"),
+    "abbreviation": ("What is 6*7? Ans: 42", "42"),
+    "ground truth": ("What is 6*7?\nGround truth: 42", "42"),
+    "gold": ("What is the capital of Peru?\nGold: Lima", "Lima"),
+    "target answer": ("What is the capital of Peru?\nTarget answer: Lima", "Lima"),
+    "dash": ("What is the capital of Peru? answer - Lima", "Lima"),
+    "hashes": ("What is 6*7?\n#### 42", "42"),
+    "closing line": ("What is the capital of Peru? Answer: Lima\n\nReply now.", "Lima"),
+    "answer that looks like a closing line": ("What do you do at green lights?\nAnswer:\ngo on", "Go on."),
     "number": ("What is 6 * 7? Answer: 42", "42"),
     "number in parentheses": ("What is 6*7? (Answer: 42)", "42"),
     "sentence": ("What is 6*7? The answer is 42.", "42"),

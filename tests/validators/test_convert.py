@@ -38,6 +38,8 @@ def shared(*said, **columns):
         ({"instruction": "add", "input": " \n", "output": "3"}, ["user: add", "assistant: 3"]),
         ({"instruction": "add", "input": None, "output": "3"}, ["user: add", "assistant: 3"]),
         ({"instruction": "add", "output": "3"}, ["user: add", "assistant: 3"]),
+        ({"instruction": "", "input": "1 + 2", "output": "3"}, ["user: 1 + 2", "assistant: 3"]),
+        ({"instruction": " \n", "input": "1 + 2", "output": "3"}, ["user: 1 + 2", "assistant: 3"]),
         (
             {"instruction": "add", "output": "3", "system": "be brief", "history": []},
             ["system: be brief", "user: add", "assistant: 3"],

@@ -114,7 +114,7 @@ def test_everything_wrong_with_a_row_is_found_in_the_order_of_the_rules(deep, ch
 
 
 def test_a_row_is_rejected_once_by_the_first_rule_that_it_breaks(validator, write, chat):
-    rows = [chat("What is 6 * 7? Answer: 42", "42"), chat(f"{ITEM}. Answer: 42", "42"), chat(f"{ITEM}?", "42")]
+    rows = [chat("What is 6 * 7? Answer: 42", "42"), chat(f"{ITEM}? Answer: 42", "42"), chat(f"{ITEM}?", "42")]
     report = validator.validate_file(write(*rows), CHAT, "DEEP")
 
     assert report.rejected_by_rule() == {"answer_leakage": 2, "contamination": 1}

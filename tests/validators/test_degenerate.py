@@ -85,6 +85,28 @@ def test_only_answers_are_held_to_repetition():
     assert find_repetition(answer("Five times.", "Say very very very very very often")) is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        ("Repeat 'yes' 6 times", "yes yes yes yes yes yes"),
+        ("Write no ten times.", "no " * 10),
+        ("Schreibe zehn mal Hallo.", "Hallo " * 10),
+        ("重复五次“我不知道”。", "我不知道" * 5),
+    ],
+)
+def test_what_repeats_itself_as_asked_passes(asked, answered):
+    assert find_repetition(answer(answered, asked)) is None
+    assert find_repetition(answer(answered, "What is it? Do not repeat yourself.")) is not None
+
+
+def test_bytes_in_hexadecimal_may_repeat():
+    dump = "00000000  00 00 00 00 00 00 00 00  ff ff ff ff ff ff ff ff"
+    for text in (dump, f"{dump}  |........ff......|", f"It is:\n{dump}\n{dump}\nThat is all.", f"{dump}\n" * 9):
+        assert find_repetition(answer(text)) is None
+    assert find_repetition(answer(f"{dump}\nff ff ff ff ff ff")) is not None
+    assert find_repetition(answer(f"{dump}\nIt is so so so so so.")) is not None
+
+
 def test_limits_of_repetition_are_those_given():
     text = f"{VARIED} {'so it is done ' * 3} end"
     assert find_repetition(answer(text), RepetitionLimits(ngram_share=0.1)) is not None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.validators.ordinary_rows import LEAKS, ORDINARY, UNLABELLED
+from tests.validators.ordinary_rows import LEAKS, ORDINARY, UNLABELLED, WORKED
 from validators.leakage import LeakageLimits, find_answer_in_prompt, find_leakage
 from validators.report import Rule
 from validators.rows import Message
@@ -105,6 +105,42 @@ def test_ordinary_rows_are_accepted_and_leaks_are_rejected(validate):
     assert report.rejected_by_rule() == {"answer_leakage": len(LEAKS)}
     (warned,) = [problem for problem in report.warnings if problem.rule is Rule.ANSWER_IN_PROMPT]
     assert warned.count == len(UNLABELLED)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "Just the number.",
+        "What is the total?",
+        "Which number comes out?",
+        "Read off the last number",
+        "Was ist das Endergebnis?",
+        "Quel est le nombre final ?",
+        "¿Qué número sale?",
+        "结果是多少？",
+        "最終的な数字は？",
+        "최종 숫자는?",
+        "Какое число получилось?",
+    ],
+)
+@pytest.mark.parametrize(
+    "label", [" The answer is", "\nAnswer:", "\n####", "\nAntwort:", "\n答案：", "\nОтвет:", "\nGold:"]
+)
+def test_the_answer_of_a_worked_solution_is_no_leak_however_it_is_asked_for(asked, label):
+    given = f"{WORKED}{label} 93"
+    for said in ((f"{asked}\n\n{given}",), (f"{asked} {given}",), (f"system:{asked}", given)):
+        assert find_leakage(chat(*said, "93")) is None
+
+
+def test_a_leak_in_every_row_is_found_and_an_extraction_in_every_row_is_none(validate):
+    leaking = [as_row(chat(f"What is {number} + 1?\nAnswer: {number + 1}", str(number + 1))) for number in range(30)]
+    taken = [
+        as_row(chat(f"Only the result.\n\nWe add 1 to {number}. The answer is {number + 1}.", str(number + 1)))
+        for number in range(30)
+    ]
+
+    assert validate(*leaking, level="DEEP").report.rejected_by_rule() == {"answer_leakage": 30}
+    assert validate(*taken, level="DEEP").report.rejected_by_rule() == {}
 
 
 def test_limits_decide_from_what_size_on_an_answer_counts():

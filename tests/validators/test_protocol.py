@@ -79,6 +79,17 @@ def test_marks_that_an_answer_speaks_of_pass(text):
 
 
 @pytest.mark.parametrize(
+    ("asked", "answered"),
+    [("Which token ends a turn in Llama 3?", "<|eot_id|>"), ("What begins turns in Gemma?", "<start_of_turn>.")],
+)
+def test_a_mark_alone_passes_where_one_is_asked_for(asked, answered):
+    turns = [Message("user", asked), Message("assistant", answered)]
+    assert find_protocol_break(turns) is None
+    assert find_protocol_break([turns[0], Message("assistant", f"It is so. {answered.strip('.')}")]) is not None
+    assert find_protocol_break([Message("user", "And now?"), turns[1]]) is not None
+
+
+@pytest.mark.parametrize(
     ("with_protocol", "rows", "mixed"),
     [(6, 20, True), (14, 20, True), (5, 20, False), (15, 20, False), (10, 19, False), (0, 0, False), (50, 100, True)],
 )

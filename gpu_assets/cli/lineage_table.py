@@ -3,7 +3,7 @@
 Imports polars with what it shows; loaded inside the command.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from rich.console import Group, RenderableType
@@ -12,10 +12,14 @@ from rich.text import Text
 
 from gpu_assets.lineage.ledger import Ledger
 from gpu_assets.lineage.records import Entry, percent
+from gpu_assets.lineage.rows import Place
 from gpu_assets.lineage.trace import Ancestor, ModelRows, RowTrace, SeenBy, TrainedOn
 
 RANGES_SHOWN = 3
-WITHDRAWN = "withdrawn since: a gate refused it when it was validated again"
+SINCE = {
+    "replaced": "validated again since, with other rows; these are kept",
+    "withdrawn": "withdrawn since: a gate refused it when it was validated again",
+}
 NUMBERS = frozenset({"validations", "failed", "rows", "lost", "lost %"})
 
 
@@ -47,7 +51,7 @@ def model_table(model: ModelRows) -> RenderableType:
     for ancestor in model.descent:
         parts += [Text(f"{ancestor.checkpoint} (step {ancestor.step}), from {ancestor.parent}"), _datasets(ancestor)]
         parts += [Text(f"  {found.key}: {found.fault}", "red") for found in ancestor.datasets if found.fault]
-        parts += [Text(f"  {found.key}: {WITHDRAWN}", "red") for found in ancestor.datasets if found.withdrawn]
+        parts += [Text(f"  {found.key}: {SINCE[found.since]}", "red") for found in ancestor.datasets if found.since]
     if model.fault is not None:
         parts.append(Text(model.fault, "red"))
     return Group(*parts)
@@ -57,10 +61,7 @@ def row_lines(trace: RowTrace) -> RenderableType:
     """The row, where it lies, and who saw it."""
     row = trace.row
     lines = [Text(f"row {row.row_sha256}" if row.row_sha256 else "no row", "bold")]
-    lines += [
-        Text(f"accepted: {place.dataset} line {place.line}{', withdrawn since' if place.withdrawn else ''}")
-        for place in row.accepted
-    ]
+    lines += [Text(text) for text in _accepted(row.accepted)]
     lines += [
         Text(f"rejected: {found.dataset} line {found.line}, by {found.rule}: {found.detail}", "red")
         for found in row.rejected
@@ -71,7 +72,8 @@ def row_lines(trace: RowTrace) -> RenderableType:
     if not trace.checkpoints:
         lines.append(Text("no checkpoint saw it"))
     else:
-        lines.append(Text(f"deployed: {trace.deployed or 'none of them'}"))
+        perhaps = any(seen.deployed and seen.doubt for seen in trace.checkpoints)
+        lines.append(Text(f"deployed: {trace.deployed or 'none of them'}{', perhaps' if perhaps else ''}"))
     return Group(*lines)
 
 
@@ -119,10 +121,25 @@ def lines_text(found: TrainedOn) -> str:
     return ", ".join(shown) + (f" and {more} more ranges" if more else "")
 
 
+def _accepted(places: Iterable[Place]) -> Iterator[str]:
+    """A line a place; of a dataset's line where it stands, else where it stood."""
+    newest: dict[tuple[str, int], Place] = {}
+    for place in places:
+        known = newest.setdefault((place.dataset, place.line), place)
+        if known.since is not None and place.since is None:
+            newest[place.dataset, place.line] = place
+    for place in newest.values():
+        yield f"accepted: {place.dataset} line {place.line}{f', {place.since} since' if place.since else ''}"
+
+
 def _seen(seen: SeenBy) -> str:
+    deployed = ", deployed" if seen.deployed else ""
+    if seen.dataset is None:
+        return f"{seen.checkpoint} perhaps saw it by descent: {seen.doubt}{deployed}"
     how = "was trained on it" if seen.how == "trained" else f"descends from {seen.through}, which was trained on it"
-    doubt = "; its dataset was validated again since, so perhaps not" if seen.rows_changed else ""
-    return f"{seen.checkpoint} {how} ({seen.dataset}{doubt}){', deployed' if seen.deployed else ''}"
+    if seen.doubt is not None:
+        return f"{seen.checkpoint} perhaps {how} ({seen.dataset}: {seen.doubt}){deployed}"
+    return f"{seen.checkpoint} {how} ({seen.dataset}){deployed}"
 
 
 def _table(*headings: str) -> Table:

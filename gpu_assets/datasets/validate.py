@@ -6,10 +6,8 @@ quarantine and no `validated/`; its data stays where it is.
 """
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
@@ -31,8 +29,10 @@ from gpu_assets.datasets.validated import (
     ROWS_FILE,
     VALIDATED_FOLDER,
     VALIDATED_KIND,
-    WITHDRAWN_FOLDER,
     ValidatedDataset,
+    drop_kept,
+    keep_replaced,
+    keep_withdrawn,
     read_validated_folder,
 )
 from gpu_assets.errors import DatasetInvalid
@@ -45,6 +45,7 @@ from validators import (
     VALIDATORS,
     DatasetSpec,
     DataValidator,
+    Level,
     Limits,
     RejectedRow,
     Report,
@@ -56,13 +57,14 @@ from validators import (
     read_sidecar,
 )
 from validators.contamination import EvaluationIndex
-from validators.duplicates import DuplicateFinder
+from validators.duplicates import DuplicateFinder, text_entries
 from validators.history import RowHistory
+from validators.rows import Message
 from validators.sinks import RowCollector
 
 REJECTED_FILE = "rejected.jsonl"
 REASON_FILE = "reason.json"
-
+_ROWS_AT_ONCE = 4096
 
 MENDED_BY_A_SETTING = frozenset({Rule.TOO_MANY_REJECTED, Rule.TRUNCATED, Rule.UNKNOWN_COLUMN})
 """Rules whose limit is a setting; their messages name it."""
@@ -140,7 +142,7 @@ class Gates:
                 raise
         if "length_histogram" in report.stats:
             self.past.add(sidecar.generator_id, dataset.key, report.stats["length_histogram"])
-        published = _publish(dataset, sidecar, report, accepted)
+        published = _publish(self.workspace, dataset, sidecar, report, accepted)
         forget_refusal(dataset.folder)
         return published
 
@@ -153,7 +155,9 @@ class Gates:
         if not report.valid:
             raise GateRefused(report.headline(), "content", _mend_rows(dataset, report), sidecar, report)
         accepted = rows.accepted()
-        history.replace(dataset.key, finder.entries(accepted["line"].to_numpy()))
+        signed = report.level is Level.DEEP
+        entries = finder.entries(accepted["line"].to_numpy()) if signed else text_entries(_conversations(accepted))
+        history.replace(dataset.key, entries)
         return sidecar, report, accepted
 
     def _read(
@@ -207,7 +211,7 @@ class Gates:
         (folder / REJECTED_FILE).write_text("\n".join(rows) + "\n", encoding="utf-8")
 
     def _keep_refusal(self, dataset: Dataset, refusal: GateRefused) -> None:
-        """Reason and report to quarantine, what is validated beside them, and the refusal to the dataset."""
+        """Reason and report to quarantine, what was accepted before beside them, and the refusal to the dataset."""
         folder = self.workspace.quarantine / dataset.key
         folder.mkdir(parents=True, exist_ok=True)
         reason = {
@@ -219,7 +223,7 @@ class Gates:
             "at": utc_now(),
         }
         write_json(folder / REASON_FILE, reason)
-        _withdraw(dataset, folder)
+        keep_withdrawn(self.workspace, dataset.key)
         if refusal.report is not None:
             write_json(folder / REPORT_FILE, refusal.report.to_json())
         write_refusal(dataset.folder, str(refusal), dict(VALIDATORS), sidecar_sha256(dataset.folder), refusal.next_step)
@@ -249,12 +253,15 @@ def dataset_to_validate(workspace: Workspace, key: str) -> Dataset:
     return dataset
 
 
-def _withdraw(dataset: Dataset, quarantine: Path) -> None:
-    """What an earlier version of the gates let pass must not be trained on now; it is kept beside the reason."""
-    if (dataset.folder / VALIDATED_FOLDER).exists():
-        withdrawn = quarantine / WITHDRAWN_FOLDER
-        shutil.rmtree(withdrawn, ignore_errors=True)
-        (dataset.folder / VALIDATED_FOLDER).rename(withdrawn)
+def _conversations(accepted: pl.DataFrame) -> Iterator[tuple[int, Sequence[Message]]]:
+    """Lines and their turns; a completion is one turn."""
+    for rows in accepted.iter_slices(_ROWS_AT_ONCE):
+        lines = rows["line"].to_list()
+        if "text" in rows.columns:
+            yield from ((line, [Message("assistant", text)]) for line, text in zip(lines, rows["text"], strict=True))
+        else:
+            chats = rows["messages"].to_list()
+            yield from ((line, [Message(**turn) for turn in chat]) for line, chat in zip(lines, chats, strict=True))
 
 
 def _drop_corrected(dataset: Dataset) -> str:
@@ -273,7 +280,12 @@ def _mend_rows(dataset: Dataset, report: Report) -> str:
     return f"{_drop_corrected(dataset)}; or change the setting and run: gpu-assets queue retry {dataset.key}"
 
 
-def _publish(dataset: Dataset, sidecar: Sidecar, report: Report, accepted: pl.DataFrame) -> ValidatedDataset:
+def _publish(
+    workspace: Workspace, dataset: Dataset, sidecar: Sidecar, report: Report, accepted: pl.DataFrame
+) -> ValidatedDataset:
+    """The accepted rows in the place of those before, which are kept if they are others."""
+    rows_sha256 = sha256_json(accepted["row_sha256"].to_list())
+    keep_replaced(workspace, dataset.key, rows_sha256)
     with publishing(dataset.folder / VALIDATED_FOLDER) as temporary:
         accepted.write_parquet(temporary / ROWS_FILE)
         write_json(temporary / REPORT_FILE, report.to_json())
@@ -282,7 +294,7 @@ def _publish(dataset: Dataset, sidecar: Sidecar, report: Report, accepted: pl.Da
             "format": 1,
             "key": dataset.key,
             "dataset_sha256": dataset.sha256,
-            "rows_sha256": sha256_json(accepted["row_sha256"].to_list()),
+            "rows_sha256": rows_sha256,
             "schema": report.schema,
             "accepted": report.accepted,
             "rejected": report.rejected,
@@ -296,4 +308,5 @@ def _publish(dataset: Dataset, sidecar: Sidecar, report: Report, accepted: pl.Da
             "validated_at": utc_now(),
         }
         write_json(temporary / MANIFEST_FILE, manifest)
+    drop_kept(workspace, dataset.key, rows_sha256)
     return read_validated_folder(dataset.folder / VALIDATED_FOLDER)

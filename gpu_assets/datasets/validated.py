@@ -1,20 +1,22 @@
 """What the gates let pass, as the later stages read it.
 
 `datasets/<key>/validated/` holds a dataset's accepted rows as `rows.parquet`, the content gate's `report.json`, and
-`manifest.json`. Once a gate refuses the dataset, the same files lie in `quarantine/<key>/withdrawn/`.
+`manifest.json`. Rows that were accepted and are not any more, since a gate refused the dataset or let other rows pass,
+are kept in `quarantine/<key>/withdrawn/<first 8 digits of rows_sha256>/`: a model may have been trained on them.
 """
 
 import json
+import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from gpu_assets.errors import ArtifactInvalid
-from resources.artifacts import MANIFEST_FILE, is_complete, read_manifest
+from resources.artifacts import MANIFEST_FILE, is_complete, publishing, read_manifest
 from resources.workspace import Workspace
 from validators import VALIDATORS
 
@@ -23,11 +25,13 @@ VALIDATED_FOLDER = "validated"
 WITHDRAWN_FOLDER = "withdrawn"
 ROWS_FILE = "rows.parquet"
 REPORT_FILE = "report.json"
+Since = Literal["replaced", "withdrawn"]
+"""What became of accepted rows: others were accepted in their place, or a gate refused the dataset."""
 
 
 @dataclass(frozen=True)
 class ValidatedDataset:
-    """A dataset that passed both gates, read from its manifest."""
+    """A dataset that passed both gates, read from its manifest; `since` is None if it stands."""
 
     key: str
     folder: Path
@@ -38,15 +42,11 @@ class ValidatedDataset:
     generator_id: str
     generator_version: str | None
     manifest: dict[str, Any]
+    since: Since | None = None
 
     @property
     def rows_path(self) -> Path:
         return self.folder / ROWS_FILE
-
-    @property
-    def is_withdrawn(self) -> bool:
-        """Whether a gate refused the dataset since."""
-        return self.folder.name == WITHDRAWN_FOLDER
 
     @property
     def headline(self) -> str:
@@ -76,28 +76,69 @@ def read_validated(workspace: Workspace, key: str) -> ValidatedDataset:
     Raises:
         ArtifactInvalid: if the dataset is not validated.
     """
-    return read_validated_folder(_folders(workspace, key)[0])
+    return read_validated_folder(workspace.datasets / key / VALIDATED_FOLDER)
+
+
+def version_folders(workspace: Workspace, key: str = "*") -> list[Path]:
+    """Where accepted rows are kept, of one dataset or of all: first those that stand, then those that did."""
+    standing = sorted(workspace.datasets.glob(f"{key}/{VALIDATED_FOLDER}"))
+    earlier = sorted(workspace.quarantine.glob(f"{key}/{WITHDRAWN_FOLDER}/[!.]*"))
+    return [folder for folder in (*standing, *earlier) if is_complete(folder)]
 
 
 def read_versions(workspace: Workspace, key: str) -> list[ValidatedDataset]:
-    """The dataset as it is validated now, and as it was before a gate refused it; of each what is there.
+    """The dataset as it is validated now, and as it was with other rows or before a gate refused it.
 
     Raises:
         ArtifactInvalid: if a manifest is not what the gates write.
     """
-    return [read_validated_folder(folder) for folder in _folders(workspace, key) if is_complete(folder)]
+    versions = [read_validated_folder(folder) for folder in version_folders(workspace, key)]
+    stands = is_complete(workspace.datasets / key / VALIDATED_FOLDER)
+    since: Since = "replaced" if stands else "withdrawn"
+    return [found if found.folder.name == VALIDATED_FOLDER else replace(found, since=since) for found in versions]
+
+
+def keep_replaced(workspace: Workspace, key: str, rows_sha256: str) -> None:
+    """Copy the accepted rows as they stand, if those that are about to replace them are others.
+
+    What has no manifest that can be read is not kept.
+    """
+    standing = workspace.datasets / key / VALIDATED_FOLDER
+    kept = _kept_folder(workspace, key)
+    if kept is None or kept == _version_folder(workspace, key, rows_sha256) or is_complete(kept):
+        return
+    with publishing(kept) as temporary:
+        shutil.copytree(standing, temporary, dirs_exist_ok=True)
+
+
+def keep_withdrawn(workspace: Workspace, key: str) -> None:
+    """Move the accepted rows away, so that they are not trained on any more."""
+    standing = workspace.datasets / key / VALIDATED_FOLDER
+    kept = _kept_folder(workspace, key)
+    if kept is None:
+        shutil.rmtree(standing, ignore_errors=True)
+        return
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    standing.rename(kept)
+
+
+def drop_kept(workspace: Workspace, key: str, rows_sha256: str) -> None:
+    """Remove the copy of rows that stand again."""
+    shutil.rmtree(_version_folder(workspace, key, rows_sha256), ignore_errors=True)
 
 
 def read_validated_folder(folder: Path) -> ValidatedDataset:
-    """The validated dataset in `datasets/<key>/validated/`, or the withdrawn one in `quarantine/<key>/withdrawn/`.
+    """The validated dataset in `datasets/<key>/validated/`, or in a folder that is kept of an earlier version.
 
     Raises:
         ArtifactInvalid: if there is none, or its manifest is not what the gates write.
     """
     manifest = read_manifest(folder, VALIDATED_KIND)
+    key = folder.parent.parent.name if folder.parent.name == WITHDRAWN_FOLDER else folder.parent.name
     try:
         return ValidatedDataset(
-            key=folder.parent.name,
+            key=key,
             folder=folder,
             rows_sha256=manifest["rows_sha256"],
             rows=manifest["accepted"],
@@ -109,7 +150,7 @@ def read_validated_folder(folder: Path) -> ValidatedDataset:
         )
     except (KeyError, TypeError) as error:
         raise ArtifactInvalid(
-            f"the manifest of {folder} is not what the gates write ({error!r}); validate {folder.parent.name} again"
+            f"the manifest of {folder} is not what the gates write ({error!r}); validate {key} again"
         ) from None
 
 
@@ -135,17 +176,25 @@ def up_to_date(workspace: Workspace, materialized: Iterable[str]) -> set[str]:
     return {key for key in materialized if not _is_outdated(workspace, key)}
 
 
-def _folders(workspace: Workspace, key: str) -> tuple[Path, Path]:
-    return workspace.datasets / key / VALIDATED_FOLDER, workspace.quarantine / key / WITHDRAWN_FOLDER
+def _version_folder(workspace: Workspace, key: str, rows_sha256: str) -> Path:
+    return workspace.quarantine / key / WITHDRAWN_FOLDER / rows_sha256[:8]
+
+
+def _kept_folder(workspace: Workspace, key: str) -> Path | None:
+    """Where the rows that stand are kept when they do not any more; None if there are none, or not to be read."""
+    try:
+        return _version_folder(workspace, key, read_validated(workspace, key).rows_sha256)
+    except ArtifactInvalid:
+        return None
 
 
 def _is_outdated(workspace: Workspace, key: str) -> bool:
     """Whether a dataset was let pass by other versions of the gates, or withdrawn since."""
-    validated, withdrawn = _folders(workspace, key)
+    validated = workspace.datasets / key / VALIDATED_FOLDER
     manifest = validated / MANIFEST_FILE
     if not manifest.is_file():
         interrupted = any(validated.parent.glob(f".{VALIDATED_FOLDER}.*"))  # Between the renames of `publishing`.
-        return interrupted or withdrawn.exists()
+        return interrupted or bool(version_folders(workspace, key))
     return _validators_of(manifest, manifest.stat().st_mtime_ns) not in (None, VALIDATORS)
 
 

@@ -24,9 +24,10 @@ from gpu_assets.datasets.validate import REJECTED_FILE
 from gpu_assets.datasets.validated import (
     ROWS_FILE,
     VALIDATED_FOLDER,
-    WITHDRAWN_FOLDER,
+    Since,
     read_validated_folder,
     read_versions,
+    version_folders,
 )
 from gpu_assets.errors import ArtifactInvalid, DatasetInvalid, SettingsError
 from resources.artifacts import is_complete
@@ -43,13 +44,13 @@ Hasher = Callable[[Line], str]
 class Place:
     """Where a row was accepted: a line, from 1, of a dataset's file, among the rows with this sha256.
 
-    `withdrawn` where a gate refused the dataset since.
+    `since` says what became of these rows, if they do not stand any more.
     """
 
     dataset: str
     line: int
     rows_sha256: str
-    withdrawn: bool = False
+    since: Since | None = None
 
 
 @dataclass(frozen=True)
@@ -98,32 +99,31 @@ def find_row(workspace: Workspace, wanted: str, max_row_bytes: int) -> RowFound:
 def accepted_places(workspace: Workspace, prefix: str) -> dict[str, tuple[Place, ...]]:
     """Where rows whose sha256 begins with `prefix` were accepted, by their whole sha256.
 
-    Rows of datasets that were withdrawn since are among them, unless the same rows were accepted again.
+    Also among rows that were withdrawn or replaced since, unless the same rows were accepted again.
 
     Raises:
         ArtifactInvalid: if a Parquet file, or the manifest beside one with such a row, cannot be read.
     """
-    standing = sorted(workspace.datasets.glob(f"*/{VALIDATED_FOLDER}"))
-    withdrawn = sorted(workspace.quarantine.glob(f"*/{WITHDRAWN_FOLDER}"))
     found: defaultdict[str, list[Place]] = defaultdict(list)
-    rows = _accepted_rows([*standing, *withdrawn], pl.col("row_sha256").str.starts_with(prefix))
-    versions = {folder: read_validated_folder(Path(folder)) for folder in rows["folder"].unique()}
+    rows = _accepted_rows(version_folders(workspace), pl.col("row_sha256").str.starts_with(prefix))
+    keys = {read_validated_folder(Path(folder)).key for folder in rows["folder"].unique()}
+    versions = {str(version.folder): version for key in keys for version in read_versions(workspace, key)}
     for sha256, line, folder in rows.iter_rows():
         version = versions[folder]
         if Place(version.key, line, version.rows_sha256) not in found[sha256]:
-            found[sha256].append(Place(version.key, line, version.rows_sha256, version.is_withdrawn))
+            found[sha256].append(Place(version.key, line, version.rows_sha256, version.since))
     return {sha256: tuple(places) for sha256, places in found.items()}
 
 
 def _accepted_rows(folders: Sequence[Path], wanted: pl.Expr) -> pl.DataFrame:
-    """The sha256, the line and the folder of those of the accepted rows; folders that are not complete have none.
+    """The sha256, the line and the folder of those of the accepted rows, in the order of the folders.
 
     Raises:
         ArtifactInvalid: if a Parquet file cannot be read.
     """
     schema = {"row_sha256": pl.String, "line": pl.Int64, "folder": pl.String}
     scans = [pl.LazyFrame(schema=schema)]
-    for folder in filter(is_complete, folders):
+    for folder in folders:
         matching = pl.scan_parquet(folder / ROWS_FILE).filter(wanted).with_columns(folder=pl.lit(str(folder)))
         scans.append(matching.select(pl.col(name).cast(dtype) for name, dtype in schema.items()))
     try:
@@ -150,20 +150,19 @@ def _find_line(workspace: Workspace, name: str, number: int, max_row_bytes: int)
     rejected = () if dataset is None else tuple(_rejected(workspace, dataset, {number}))
     not_validated = None if dataset is None or is_complete(dataset.folder / VALIDATED_FOLDER) else dataset.key
     try:
-        accepted_as = None if dataset is None else _accepted_as(workspace, dataset, number)
-        sha256 = accepted_as or _hasher(path, sidecar, max_row_bytes)(line)
+        accepted_as = [] if dataset is None else _accepted_as(workspace, dataset, number)
+        hashes = accepted_as or [_hasher(path, sidecar, max_row_bytes)(line)]
     except (DatasetInvalid, Rejection) as error:
         return RowFound(None, rejected=rejected, note=f"line {number} is no row: {error}", not_validated=not_validated)
-    places = accepted_places(workspace, sha256).get(sha256, ())
+    places = tuple(place for sha256 in hashes for place in accepted_places(workspace, sha256).get(sha256, ()))
     refused = None if dataset is None or not_validated is None else _refused(dataset)
-    return RowFound(sha256, places, rejected, refused, not_validated)
+    return RowFound(hashes[0], places, rejected, refused, not_validated)
 
 
-def _accepted_as(workspace: Workspace, dataset: Dataset, number: int) -> str | None:
-    """The sha256 under which the dataset's line was accepted: now, else before the dataset was withdrawn."""
-    folders = [version.folder for version in read_versions(workspace, dataset.key)]
-    hashes = _accepted_rows(folders, pl.col("line") == number)["row_sha256"]
-    return hashes[0] if len(hashes) else None
+def _accepted_as(workspace: Workspace, dataset: Dataset, number: int) -> list[str]:
+    """The sha256 under which the dataset's line was accepted: now, then before; another schema makes another."""
+    rows = _accepted_rows(version_folders(workspace, dataset.key), pl.col("line") == number)
+    return list(dict.fromkeys(rows["row_sha256"]))
 
 
 def _taken_in(workspace: Workspace, path: Path) -> Dataset | None:
@@ -176,29 +175,54 @@ def _taken_in(workspace: Workspace, path: Path) -> Dataset | None:
 
 def _find_hash(workspace: Workspace, prefix: str, max_row_bytes: int) -> RowFound:
     found = accepted_places(workspace, prefix)
-    rejected = {} if found else _rejected_hashes(workspace, prefix, max_row_bytes)
+    rejected, passed_over = ({}, []) if found else _rejected_hashes(workspace, prefix, max_row_bytes)
+    note = f"not looked at, and may hold it: {'; '.join(passed_over)}" if passed_over else None
     hashes = sorted(found.keys() | rejected.keys())
     if not hashes:
-        raise SettingsError(f"no accepted and no rejected row has a sha256 that begins with {prefix}")
+        nothing = f"no accepted and no rejected row has a sha256 that begins with {prefix}"
+        raise SettingsError(nothing if note is None else f"{nothing}; {note}")
     if len(hashes) > 1:
         raise SettingsError(f"{len(hashes)} rows have a sha256 that begins with {prefix}; give more digits of one")
-    return RowFound(hashes[0], found.get(hashes[0], ()), tuple(rejected.get(hashes[0], ())))
+    return RowFound(hashes[0], found.get(hashes[0], ()), tuple(rejected.get(hashes[0], ())), note)
 
 
-def _rejected_hashes(workspace: Workspace, prefix: str, max_row_bytes: int) -> dict[str, list[Rejected]]:
-    """Rejected rows by their sha256; quarantine keeps no hashes, so the lines are read and hashed again."""
+def _rejected_hashes(
+    workspace: Workspace, prefix: str, max_row_bytes: int
+) -> tuple[dict[str, list[Rejected]], list[str]]:
+    """Rejected rows by their sha256, and a sentence for each dataset that cannot be read.
+
+    Quarantine keeps no hashes, so the lines are read and hashed again.
+    """
     found: defaultdict[str, list[Rejected]] = defaultdict(list)
+    passed_over = []
+    keys = set(dataset_keys(workspace))
     for path in sorted(workspace.quarantine.glob(f"*/{REJECTED_FILE}")):
-        if path.parent.name not in dataset_keys(workspace):
+        if path.parent.name not in keys:
             continue
-        dataset = find_dataset(workspace, path.parent.name)
-        rejected = {entry.line: entry for entry in _rejected(workspace, dataset)}
-        hash_line = _hasher(dataset.data_path, dataset.sidecar_path, max_row_bytes)
-        with LineReader(dataset.data_path) as reader:
-            for line in reader.lines(max_row_bytes):
-                if line.number in rejected and (sha256 := _hash_or_none(hash_line, line, prefix)) is not None:
-                    found[sha256].append(rejected[line.number])
-    return dict(found)
+        try:
+            dataset = find_dataset(workspace, path.parent.name)
+            for sha256, entry in _hash_rejected(workspace, dataset, prefix, max_row_bytes):
+                found[sha256].append(entry)
+        except (ArtifactInvalid, DatasetInvalid) as error:
+            passed_over.append(str(error))
+    return dict(found), passed_over
+
+
+def _hash_rejected(
+    workspace: Workspace, dataset: Dataset, prefix: str, max_row_bytes: int
+) -> Iterator[tuple[str, Rejected]]:
+    """The dataset's rejected rows whose sha256 begins so.
+
+    Raises:
+        ArtifactInvalid: if quarantine holds something else.
+        DatasetInvalid: if the data cannot be read, or has no schema.
+    """
+    rejected = {entry.line: entry for entry in _rejected(workspace, dataset)}
+    hash_line = _hasher(dataset.data_path, dataset.sidecar_path, max_row_bytes)
+    with LineReader(dataset.data_path) as reader:
+        for line in reader.lines(max_row_bytes):
+            if line.number in rejected and (sha256 := _hash_or_none(hash_line, line, prefix)) is not None:
+                yield sha256, rejected[line.number]
 
 
 def _hash_or_none(hash_line: Hasher, line: Line, prefix: str) -> str | None:

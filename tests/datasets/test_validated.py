@@ -1,4 +1,4 @@
-"""What the gates let pass, read back: now, and after it was withdrawn."""
+"""What the gates let pass, read back: now, and after it was replaced or withdrawn."""
 
 from pathlib import Path
 
@@ -25,16 +25,16 @@ def write(folder: Path, **changes: object) -> None:
     write_json(folder / "manifest.json", MANIFEST | changes)
 
 
-def test_a_dataset_has_the_version_that_stands_before_the_one_that_was_withdrawn(workspace: Workspace) -> None:
+def test_a_dataset_has_the_version_that_stands_before_those_that_did(workspace: Workspace) -> None:
     assert read_versions(workspace, "a") == []
-    write(workspace.quarantine / "a" / "withdrawn")
+    write(workspace.quarantine / "a" / "withdrawn" / "abc")
     write(workspace.datasets / "a" / "validated", rows_sha256="def")
 
     found = read_versions(workspace, "a")
 
-    assert [(version.key, version.rows_sha256, version.is_withdrawn) for version in found] == [
-        ("a", "def", False),
-        ("a", "abc", True),
+    assert [(version.key, version.rows_sha256, version.since) for version in found] == [
+        ("a", "def", None),
+        ("a", "abc", "replaced"),
     ]
     assert read_validated(workspace, "a") == found[0]
 

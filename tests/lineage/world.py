@@ -14,7 +14,7 @@ from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.datasets.intake import take_in
 from gpu_assets.datasets.records import find_dataset
 from gpu_assets.datasets.validate import GateRefused, Gates
-from gpu_assets.datasets.validated import read_validated
+from gpu_assets.datasets.validated import ValidatedDataset, read_validated
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Settings, load_settings
 from gpu_assets.training.records import Checkpoint, TrainingDataset
@@ -61,12 +61,25 @@ def build_world(home: Path, tiny_folder: Path) -> World:
 
 def refuse(workspace: Workspace, key: str, sidecar: str | None = None, **thresholds: object) -> None:
     """Validate a dataset again, with another sidecar or under other settings, so that a gate refuses it."""
-    settings = _settings(workspace.home)
-    settings = settings.model_copy(update={"validation": settings.validation.model_copy(update=thresholds)})
     if sidecar is not None:
         (workspace.datasets / key / "sidecar.json").write_text(sidecar)
     with pytest.raises(GateRefused):
-        _gates(settings, workspace).validate(find_dataset(workspace, key))
+        validate_again(workspace, key, **thresholds)
+
+
+def validate_again(workspace: Workspace, key: str, **thresholds: object) -> ValidatedDataset:
+    """Under other settings."""
+    settings = _settings(workspace.home)
+    settings = settings.model_copy(update={"validation": settings.validation.model_copy(update=thresholds)})
+    return _gates(settings, workspace).validate(find_dataset(workspace, key))
+
+
+def accept_fewer(workspace: Workspace, key: str) -> int:
+    """Validate a dataset again, so that it passes without its longest line; that line's number."""
+    lines = find_dataset(workspace, key).data_path.read_bytes().splitlines()
+    longest = max(range(len(lines)), key=lambda place: len(lines[place]))
+    validate_again(workspace, key, max_row_bytes=len(lines[longest]) - 1, max_rejected_share=0.9)
+    return longest + 1
 
 
 def validate(workspace: Workspace, name: str, sidecar: str) -> str:

@@ -29,6 +29,8 @@ from validators.sidecar import MANUAL
 
 MAX_ARRAY_BYTES = 512 * 2**20
 """A JSON array is read whole."""
+MAX_BLANK_BYTES = 4096
+"""So far from the beginning of a file an array's bracket is looked for."""
 _PARQUET = b"PAR1"
 _PARQUET_ROWS = 1000
 
@@ -125,7 +127,7 @@ def _json_rows(path: Path, max_row_bytes: int) -> Iterator[Line]:
         if name := foreign_format(head):
             hint = "use --from parquet" if head.startswith(_PARQUET) else "wanted JSON lines or a JSON array"
             raise DatasetInvalid(f"{path} looks like {name}; {hint}")
-        if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        if reader.head(MAX_BLANK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
             yield from _array_rows(path, reader)
             return
         for line in reader.lines(max_row_bytes):

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import polars as pl
 
-from gpu_assets.datasets.validate import read_validated
+from gpu_assets.datasets.validated import read_validated
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.settings import Hyperparams
 from gpu_assets.training.records import Checkpoint, Parent, ReplayedRows, TrainingDataset

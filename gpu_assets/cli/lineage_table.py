@@ -52,6 +52,7 @@ def model_table(model: ModelRows) -> RenderableType:
         parts += [Text(f"{ancestor.checkpoint} (step {ancestor.step}), from {ancestor.parent}"), _datasets(ancestor)]
         parts += [Text(f"  {found.key}: {found.fault}", "red") for found in ancestor.datasets if found.fault]
         parts += [Text(f"  {found.key}: {SINCE[found.since]}", "red") for found in ancestor.datasets if found.since]
+        parts += [Text(f"  replayed: {found.rows:,} rows of {found.key}") for found in ancestor.replayed]
     if model.fault is not None:
         parts.append(Text(model.fault, "red"))
     return Group(*parts)
@@ -136,7 +137,11 @@ def _seen(seen: SeenBy) -> str:
     deployed = ", deployed" if seen.deployed else ""
     if seen.dataset is None:
         return f"{seen.checkpoint} perhaps saw it by descent: {seen.doubt}{deployed}"
-    how = "was trained on it" if seen.how == "trained" else f"descends from {seen.through}, which was trained on it"
+    how = {
+        "trained": "was trained on it",
+        "replayed": "was trained on it again",
+        "descent": f"descends from {seen.through}, which was trained on it",
+    }[seen.how]
     if seen.doubt is not None:
         return f"{seen.checkpoint} perhaps {how} ({seen.dataset}: {seen.doubt}){deployed}"
     return f"{seen.checkpoint} {how} ({seen.dataset}){deployed}"

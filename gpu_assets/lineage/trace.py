@@ -12,6 +12,7 @@ import polars as pl
 from gpu_assets.datasets.records import read_dataset
 from gpu_assets.datasets.validated import Since, ValidatedDataset, read_validated, read_versions
 from gpu_assets.errors import ArtifactInvalid, SettingsError
+from gpu_assets.lineage.replayed import Replayed, find_replayed, replayed_datasets
 from gpu_assets.lineage.rows import MIN_PREFIX, RowFound
 from gpu_assets.training.line import list_checkpoints
 from gpu_assets.training.records import Checkpoint
@@ -44,13 +45,17 @@ class TrainedOn:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A checkpoint of the descent, the asked one included, with what it was trained on itself."""
+    """A checkpoint of the descent, the asked one included, with what it was trained on itself.
+
+    `replayed` are rows of its own ancestors' datasets.
+    """
 
     checkpoint: str
     step: int
     weights_sha256: str
     parent: str
     datasets: tuple[TrainedOn, ...]
+    replayed: tuple[Replayed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ class ModelRows:
 
 @dataclass(frozen=True)
 class SeenBy:
-    """A checkpoint that saw a row: trained on it in `dataset`, or by descent from `through`, which was.
+    """A checkpoint that saw a row: trained on it in `dataset`, for the first time or again, or by descent from
+    `through`, which was.
 
     With a `doubt` it perhaps saw it; the sentence says what is not known. `dataset` is None where that is what
     `through`, which is gone, was trained on.
@@ -83,7 +89,7 @@ class SeenBy:
     checkpoint: str
     step: int
     weights_sha256: str
-    how: Literal["trained", "descent"]
+    how: Literal["trained", "replayed", "descent"]
     dataset: str | None
     through: str
     doubt: str | None = None
@@ -191,6 +197,7 @@ def _ancestor(workspace: Workspace, checkpoint: Checkpoint) -> Ancestor:
         weights_sha256=checkpoint.weights_sha256,
         parent=checkpoint.manifest["parent"]["name"],
         datasets=tuple(_trained_dataset(workspace, entry) for entry in checkpoint.manifest["datasets"]),
+        replayed=replayed_datasets(checkpoint),
     )
 
 
@@ -259,13 +266,33 @@ def _trained_on(workspace: Workspace, published: Sequence[Checkpoint], row: RowF
             if doubt is None and (key, entry["sha256"]) not in holding:
                 continue
             if checkpoint.weights_sha256 not in seen or doubt is None:
-                seen[checkpoint.weights_sha256] = SeenBy(
-                    checkpoint=checkpoint.name,
-                    step=checkpoint.step,
-                    weights_sha256=checkpoint.weights_sha256,
-                    how="trained",
-                    dataset=key,
-                    through=checkpoint.name,
-                    doubt=doubt,
-                )
+                seen[checkpoint.weights_sha256] = _saw_itself(checkpoint, "trained", key, doubt)
+        certain = checkpoint.weights_sha256 in seen and seen[checkpoint.weights_sha256].doubt is None
+        if not certain and (again := _saw_again(checkpoint, row)) is not None:
+            seen[checkpoint.weights_sha256] = again
     return seen
+
+
+def _saw_again(checkpoint: Checkpoint, row: RowFound) -> SeenBy | None:
+    """Replayed rows are of the dataset as it was then, which may not be what its first training saw."""
+    if row.row_sha256 is None:
+        return None
+    try:
+        key = find_replayed(checkpoint, row.row_sha256)
+    except ArtifactInvalid as error:
+        return _saw_itself(checkpoint, "replayed", checkpoint.manifest["replay"][0]["key"], str(error))
+    return None if key is None else _saw_itself(checkpoint, "replayed", key)
+
+
+def _saw_itself(
+    checkpoint: Checkpoint, how: Literal["trained", "replayed"], dataset: str, doubt: str | None = None
+) -> SeenBy:
+    return SeenBy(
+        checkpoint=checkpoint.name,
+        step=checkpoint.step,
+        weights_sha256=checkpoint.weights_sha256,
+        how=how,
+        dataset=dataset,
+        through=checkpoint.name,
+        doubt=doubt,
+    )

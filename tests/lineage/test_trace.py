@@ -332,6 +332,22 @@ def test_a_checkpoint_whose_parent_is_gone_perhaps_saw_any_row(world: World, own
     assert (trained.how, trained.dataset, trained.doubt) == ("trained", world.b, None), "it was trained on it itself"
 
 
+def test_a_row_that_was_trained_on_again_is_known_although_the_first_training_is_gone(
+    world: World, own: Workspace
+) -> None:
+    (again,) = rows_of(own, world.second).descent[0].replayed
+    assert (again.key, again.rows) == (world.a, world.second.manifest["replay"][0]["rows"])
+    replayed = pl.read_parquet(own.checkpoints / world.second.name / "replay.parquet")["row_sha256"]
+    shutil.rmtree(own.checkpoints / world.first.name)
+
+    (seen,) = trace(own, replayed[0]).checkpoints
+    assert (seen.checkpoint, seen.how, seen.dataset, seen.doubt) == (world.second.name, "replayed", world.a, None)
+
+    (own.checkpoints / world.second.name / "replay.parquet").unlink()
+    (seen,) = trace(own, replayed[0]).checkpoints
+    assert seen.doubt is not None and "replay.parquet, which names the rows that were replayed" in seen.doubt
+
+
 def test_data_that_is_gone_is_passed_over_where_a_rejected_row_is_looked_for(world: World, own: Workspace) -> None:
     sha256 = find_row(own, f"{world.a}:{BAD_LINE}", MAX_BYTES).row_sha256
     assert sha256 is not None

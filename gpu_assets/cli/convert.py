@@ -15,8 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gpu_assets.cli.failures import or_exit
+from gpu_assets.cli.options import LOG_WIDTH
 from gpu_assets.cli.replacing import is_same_file, replacing
-from gpu_assets.cli.verdicts import LOG_WIDTH
 from gpu_assets.datasets.names import DATA_SUFFIX, SIDECAR_SUFFIX, display
 from gpu_assets.errors import DatasetInvalid, SettingsError
 from gpu_assets.settings import load_settings

@@ -1,4 +1,4 @@
-"""Which rows of earlier datasets a checkpoint was trained on again: from its manifest and the file beside its weights."""
+"""Rows of earlier datasets that a checkpoint was trained on again, from its manifest and the file beside it."""
 
 from dataclasses import dataclass
 

@@ -5,9 +5,10 @@ every token as supervised. Activations are what autograd saves for one layer of 
 each precision and fitted to the layer's widths (docs/memory.md has the figures and how near they come).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from itertools import combinations
+from typing import Literal, NamedTuple
 
 from gpu_assets.errors import OutOfMemory
 from gpu_assets.sections import Hyperparams
@@ -263,32 +264,49 @@ def _advice(setup: Setup, change: str, **changes: object) -> Advice:
 
 
 def _together(setup: Setup, budget: int) -> list[Advice]:
-    """The shortest beginning of a list of changes that is enough; what costs least is first."""
-    hyperparams = setup.hyperparams
-    optimizer = hyperparams.optimizer.model_dump()
-    steps: list[tuple[str, dict[str, object]]] = []
-    if not hyperparams.use_gradient_checkpointing:
-        steps.append(("use_gradient_checkpointing to true", {"use_gradient_checkpointing": True}))
-    steps.append((f"max_batch_tokens to {hyperparams.max_length}", {"max_batch_tokens": hyperparams.max_length}))
-    if setup.device == "cuda" and optimizer["type"] != "paged_adamw_8bit":
-        steps.append(("optimizer.type to paged_adamw_8bit", {"optimizer": optimizer | {"type": "paged_adamw_8bit"}}))
-    if hyperparams.weights_precision == "fp32" and setup.precision == "bf16":
-        steps.append(("weights_precision to bf16", {"weights_precision": "bf16"}))
-    if not hyperparams.lora.rank:
-        steps.append(
-            (f"lora.rank to {SUGGESTED_RANK}", {"lora": hyperparams.lora.model_dump() | {"rank": SUGGESTED_RANK}})
-        )
-    words: list[str] = []
-    changes: dict[str, object] = {}
-    for word, change in steps:
-        words.append(f"hyperparams.{word}")
-        changes |= change
-        if "lora" in changes and hyperparams.optimizer.type == "muon":
-            changes["optimizer"] = optimizer | {"type": "adamw"}
-        total = plan_memory(setup.changed(**changes)).total
+    """The fewest changes that are enough together, without LoRA if that can be: it trains other weights."""
+    changes = _changes(setup)
+    sets = [chosen for count in range(2, len(changes) + 1) for chosen in combinations(changes, count)]
+    for chosen in sorted(sets, key=lambda chosen: any("lora" in change.fields for change in chosen)):
+        total = plan_memory(setup.changed(**_merged(setup, chosen))).total
         if total <= budget:
-            return [Advice(" and ".join(words), total)]
+            return [Advice(" and ".join(f"hyperparams.{change.words}" for change in chosen), total)]
     return []
+
+
+class _Change(NamedTuple):
+    words: str
+    fields: dict[str, object]
+
+
+def _changes(setup: Setup) -> list[_Change]:
+    """What can be changed; what costs least is first."""
+    hyperparams = setup.hyperparams
+    optimizer, lora = hyperparams.optimizer.model_dump(), hyperparams.lora.model_dump()
+    found = []
+    if not hyperparams.use_gradient_checkpointing:
+        found.append(_Change("use_gradient_checkpointing to true", {"use_gradient_checkpointing": True}))
+    found.append(_Change(f"max_batch_tokens to {hyperparams.max_length}", {"max_batch_tokens": hyperparams.max_length}))
+    if setup.device == "cuda" and optimizer["type"] != "paged_adamw_8bit":
+        paged = optimizer | {"type": "paged_adamw_8bit"}
+        found.append(_Change("optimizer.type to paged_adamw_8bit", {"optimizer": paged}))
+    if hyperparams.weights_precision == "fp32" and setup.precision == "bf16":
+        found.append(_Change("weights_precision to bf16", {"weights_precision": "bf16"}))
+    if not hyperparams.lora.rank:
+        without = ", with another optimizer than muon" if optimizer["type"] == "muon" else ""
+        found.append(_Change(f"lora.rank to {SUGGESTED_RANK}{without}", {"lora": lora | {"rank": SUGGESTED_RANK}}))
+    return found
+
+
+def _merged(setup: Setup, chosen: Iterable[_Change]) -> dict[str, object]:
+    """All fields of the changes; LoRA does not go with Muon."""
+    fields: dict[str, object] = {}
+    for change in chosen:
+        fields |= change.fields
+    optimizer = setup.hyperparams.optimizer
+    if "lora" in fields and optimizer.type == "muon" and "optimizer" not in fields:
+        fields["optimizer"] = optimizer.model_dump() | {"type": "adamw"}
+    return fields
 
 
 def _most_tokens_that_fit(setup: Setup, budget: int) -> int | None:

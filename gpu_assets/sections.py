@@ -16,7 +16,7 @@ MAX_BF16_BETA2 = 0.996
 class Section(BaseModel):
     """A part of config.json: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Profile(Section):
@@ -179,7 +179,7 @@ class Hyperparams(Section):
     max_loss_rise: float = Field(
         4.0, gt=1, description="A step's loss over this many times the median of the last ones is a spike: roll back."
     )
-    seed: int = Field(42, ge=0, description="Of the preset's weights and of the row order.")
+    seed: int = Field(42, ge=0, lt=2**32, description="Of the preset's weights and of the row order.")
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "Hyperparams":

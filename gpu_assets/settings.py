@@ -309,14 +309,30 @@ def _refuse_misplaced_keys(config_file: Path, values: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist; the repository ships one to copy") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}; wanted a JSON file") from None
+    except _Repeated as error:
+        raise SettingsError(f"{path} names {error} twice in one object; leave one") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SettingsError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise SettingsError(f"{path} holds a {type(values).__name__}, not a JSON object")
     return values
+
+
+class _Repeated(Exception):
+    """A key that is there twice."""
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise _Repeated(repr(key))
+    return dict(pairs)
 
 
 def _nest(overrides: dict[str, str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from gpu_assets.datasets.records import (
     standing_refusal,
 )
 from gpu_assets.datasets.scan import scan
-from gpu_assets.datasets.validate import up_to_date
+from gpu_assets.datasets.validated import up_to_date
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.settings import Priority
 from resources.artifacts import sha256_json

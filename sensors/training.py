@@ -24,7 +24,7 @@ from gpu_assets.datasets.records import (
     open_since,
     standing_skip,
 )
-from gpu_assets.datasets.validate import read_validated
+from gpu_assets.datasets.validated import read_validated
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.training.records import BASE_WEIGHTS
 from gpu_assets.training.work import unfinished_datasets

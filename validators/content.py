@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from validators.duplicates import DuplicateFinder
 
 VALIDATOR_NAME = "data_validator"
-VALIDATOR_VERSION = "2.0.0"
+VALIDATOR_VERSION = "2.2.0"
 VALIDATORS = {SPEC_NAME: SPEC_VERSION, VALIDATOR_NAME: VALIDATOR_VERSION}
 
 
@@ -157,7 +157,8 @@ class DataValidator:
         evaluation = self._evaluation or EvaluationIndex.build([])
         similarity = policy.thresholds.near_duplicate_similarity
         finder = duplicates or DuplicateFinder(RowHistory.empty(), own_key="", similarity=similarity)
-        return DeepRules(spec.kind, evaluation, finder, renderer.encode_batch)
+        rejecting = {rule for rule, severity in policy.severities.items() if severity is Severity.REJECT_ROW}
+        return DeepRules(spec.kind, evaluation, finder, renderer.encode_batch, rejecting)
 
     def _required_renderer(self, level: Level) -> Renderer:
         if self._renderer is None:

@@ -48,7 +48,7 @@ def _alpaca(record: Record) -> dict[str, Any]:
     if _value(record, "history"):
         raise Rejection(Rule.WRONG_TYPE, "column history holds earlier turns, which are not converted")
     instruction, more = _text(record, "instruction"), _optional_text(record, "input")
-    asked = f"{instruction}\n\n{more}" if more.strip() else instruction
+    asked = "\n\n".join(part for part in (instruction, more) if part.strip())
     return _conversation(record, [_turn("user", asked), _turn("assistant", _text(record, "output"))])
 
 
@@ -61,8 +61,8 @@ def _messages(record: Record) -> dict[str, Any]:
 
 
 def _prompt_and_completion(record: Record) -> dict[str, Any]:
-    answer = _text(record, "completion" if "completion" in record else "response")
-    return _conversation(record, [_turn("user", _text(record, "prompt")), _turn("assistant", answer)])
+    answer = "completion" if "completion" in record else "response"
+    return _conversation(record, [*_said(record, "prompt", "user"), *_said(record, answer, "assistant")])
 
 
 def _plain_text(record: Record) -> dict[str, Any]:
@@ -153,6 +153,13 @@ def _conversation(record: Record, turns: list[dict[str, str]]) -> dict[str, Any]
 
 def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
+
+
+def _said(record: Record, column: str, role: str) -> list[dict[str, str]]:
+    """A text is one turn of that role, a list is turns."""
+    if isinstance(_value(record, column), list):
+        return _read_turns(record, column)
+    return [_turn(role, _text(record, column))]
 
 
 def _read_turns(record: Record, column: str) -> list[dict[str, str]]:

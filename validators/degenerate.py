@@ -1,7 +1,8 @@
 """Rules REPETITION, DEGENERATE and MOJIBAKE: text that no one wrote on purpose.
 
 Digits of any script are never called repeated or empty, so arithmetic of any length passes: `4`, `-7`,
-circled digits, `0.3333333333`. Fenced code is left out of repeated sentences and words.
+circled digits, `0.3333333333`. Fenced code is left out of repeated sentences and words, and so are lines of
+hexadecimal bytes. What repeats itself as the turn before asked passes.
 """
 
 import re
@@ -19,6 +20,10 @@ from validators.report import Finding, Rule
 from validators.rows import Message
 
 WORD_REPEATS = 5
+UNSPACED_CHARS = 20
+"""In scripts without spaces, the most characters that are looked for as one that repeats,"""
+UNSPACED_RUN_CHARS = 15
+"""and the fewest of a run."""
 SENTENCE_CHARS = 10
 NGRAM_WORDS = 4
 NGRAM_SHARE = 0.25
@@ -28,8 +33,20 @@ LETTER_TEXT_CHARS = 50
 CHARACTER_REPEATS = 10
 
 _WORD_RUN = re.compile(rf"\b([^\W\d_]\w++)(?:\W++\1\b){{{WORD_REPEATS - 1}}}", re.IGNORECASE)
+_UNSPACED = r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
+_UNSPACED_RUN = re.compile(rf"({_UNSPACED}{{2,{UNSPACED_CHARS}}}?)\1{{{WORD_REPEATS - 1},}}")
 _SENTENCE_END = re.compile(r"[.!?。！？\n]+\s*")
 _REPEATED = re.compile(rf"([^\W\d_]|[!?,;\ufffd\U0001f300-\U0001faff])\1{{{CHARACTER_REPEATS - 1}}}")
+_HEX_LINE = re.compile(
+    r"^[ \t]*(?=[0-9a-fA-Fx: \t]*[0-9])(?:(?:0x)?[0-9a-fA-F]{2,16}:?(?:[ \t]+|$)){4,}(?:\|?.{1,17}\|?)?$", re.MULTILINE
+)
+"""Bytes with their address before them, or a number among them, and the same as text behind them."""
+_ASKS_TO_REPEAT = re.compile(
+    r"(?<!not )(?<!n't )(?<!never )\brepeat(?! yourself)|\b(?:say|write|print|type|output|give|show|chant|sing)\b"
+    r"[^.?!\n]{0,60}\b(?:times|again and again|over and over)\b|wiederhol|\bmal\b|r[ée]p[eéè]t|\bfois\b|\brepit"
+    r"|\bveces\b|\bripet|\bvolte\b|\bvezes\b|повтор|重复|重複|繰り返|반복",
+    re.IGNORECASE,
+)
 _BLOCK = CHARACTER_REPEATS // 2
 """A run of ten holds five equal characters at a place that is a multiple of five."""
 _MARKS = frozenset(".,;:?!-_*~#'\"`…–—\ufffd")
@@ -60,16 +77,23 @@ def find_repetition(messages: Sequence[Message], limits: RepetitionLimits | None
             continue
         text = message.content
         prose = "\n".join(text.split("```")[::2]) if "```" in text else text
-        words = prose.casefold().split()
-        seen = (
-            _word_run(prose, words)
-            or _repeated_sentence(prose, limits)
-            or _dominant_ngram(words, limits)
-            or _dominant_letter(prose, words, limits)
-        )
-        if seen:
+        seen = _repetition(prose, limits)
+        if seen and _HEX_LINE.search(prose):
+            seen = _repetition("\n".join(line for line in prose.split("\n") if not _HEX_LINE.match(line)), limits)
+        if seen and not (turn > 1 and _ASKS_TO_REPEAT.search(messages[turn - 2].content)):
             return Finding(Rule.REPETITION, f"turn {turn} {seen}")
     return None
+
+
+def _repetition(prose: str, limits: RepetitionLimits) -> str | None:
+    words = prose.casefold().split()
+    return (
+        _word_run(prose, words)
+        or _unspaced_run(prose)
+        or _repeated_sentence(prose, limits)
+        or _dominant_ngram(words, limits)
+        or _dominant_letter(prose, words, limits)
+    )
 
 
 def find_degenerate(messages: Sequence[Message]) -> Finding | None:
@@ -110,6 +134,17 @@ def _word_run(prose: str, words: Sequence[str]) -> str | None:
         return None
     run = _WORD_RUN.search(prose)
     return run and f"says {quote(run[1])} {WORD_REPEATS} times running"
+
+
+def _unspaced_run(prose: str) -> str | None:
+    """In Chinese, Japanese, Thai and others; one letter again and again, as laughter has it, is left out."""
+    if prose.isascii():
+        return None
+    for run in _UNSPACED_RUN.finditer(prose):
+        unit = run[1]
+        if len(run[0]) >= UNSPACED_RUN_CHARS and len(set(unit)) > 1 and not any(map(str.isnumeric, unit)):
+            return f"says {quote(unit)} {len(run[0]) // len(unit)} times running"
+    return None
 
 
 def _repeated_sentence(prose: str, limits: RepetitionLimits) -> str | None:

@@ -7,7 +7,7 @@ token ids, inside the file exactly, against the history by the estimate of signa
 """
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -68,6 +68,16 @@ def split_conversation(messages: Sequence[Message]) -> tuple[str, str]:
     last = max((place for place, message in enumerate(messages) if message.role == "assistant"), default=0)
     prompt = _TURN_END.join(f"{message.role}{_TURN_END}{message.content.strip()}" for message in messages[:last])
     return prompt, messages[last].content
+
+
+def text_entries(rows: Iterable[tuple[int, Sequence[Message]]]) -> Entries:
+    """What `RowHistory.replace` takes for lines and their conversations where no tokens were looked at: no signatures.
+
+    Signing needs the token ids, and tokenizing takes several times as long as all of level QUICK.
+    """
+    hashes = [(line, *map(_text_hash, split_conversation(messages))) for line, messages in rows]
+    lines, prompts, answers = np.array(hashes, np.int64).reshape(-1, 3).T
+    return Entries(lines, prompts, answers, np.zeros((len(hashes), 0), np.uint8))
 
 
 def normalise(text: str) -> str:

@@ -14,6 +14,7 @@ from os.path import commonprefix
 import polars as pl
 
 from validators.lines import Chunk
+from validators.rules import INVISIBLE
 from validators.spec import DatasetSpec
 
 _GAP = r"[ \t]*"
@@ -28,7 +29,13 @@ _LETTER_ESCAPE = rf"\\u(?:[4-9a-cA-C]{_HEX}{{3}}|[dD][0-7]{_HEX}{{2}}|0[1-9a-fA-
 _OTHER_ESCAPE = rf"\\u(?:[1-3eEfF]{_HEX}{{3}}|00[a-fA-F]{_HEX})"
 _CHAR = rf'(?:{_PLAIN}|\\["\\nrt]|{_LETTER_ESCAPE}|{_OTHER_ESCAPE})'
 _BLANK = r"(?:[\s--[\x00-\x1f\x85]]|\\[nrt])"
-_INK = rf'(?:[^\s"\\\x00-\x1f\x7f-\x{{9f}}]|\\["\\]|{_LETTER_ESCAPE})'
+_INK_ESCAPE = (
+    rf"\\u(?:[4-9a-cA-C]{_HEX}{{3}}|[dD][0-7]{_HEX}{{2}}|0[124-57-9a-fA-F]{_HEX}{{2}}"
+    rf"|03(?:[0-35-9a-fA-F]{_HEX}|4[0-9a-eA-E])|06(?:[02-9a-fA-F]{_HEX}|1[0-9abABd-fD-F]))"
+    rf"|\\u[dD](?:[89aA]{_HEX}{{2}}|[bB](?:[0-35-9a-fA-F]{_HEX}|4[4-9a-fA-F]))\\u[dD][c-fC-F]{_HEX}{{2}}"
+)
+"""Those of `_LETTER_ESCAPE` that can be seen."""
+_INK = rf'(?:[^\s"\\\x00-\x1f\x7f-\x{{9f}}{INVISIBLE}]|\\["\\]|{_INK_ESCAPE})'
 _TEXT = f'"{_BLANK}*{_INK}{_CHAR}*"'
 _STRING = f'"{_CHAR}*"'
 _KEY = f'"{_PLAIN}*"'

@@ -99,7 +99,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """What the history knows of rows, as columns of equal length: line, text hashes, signature."""
+    """What the history knows of rows, as columns of equal length: line, text hashes, signature.
+
+    Where nobody signed the rows, all signatures are of length 0.
+    """
 
     lines: NDArray[np.int64]
     prompts: NDArray[np.int64]
@@ -108,6 +111,10 @@ class Entries:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    @property
+    def has_signatures(self) -> bool:
+        return bool(self.signatures.shape[1])
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_] | slice) -> "Entries":
         return Entries(self.lines[rows], self.prompts[rows], self.answers[rows], self.signatures[rows])
@@ -171,8 +178,14 @@ class RowHistory:
         return dict(self._connection.execute("SELECT key, rows FROM dataset ORDER BY first_row"))
 
     def replace(self, dataset_key: str, entries: Entries) -> None:
-        """The dataset now has these rows and no others; one transaction."""
+        """The dataset now has these rows and no others; one transaction.
+
+        Rows without signatures are found as the same and as conflicts, never as nearly the same. If the dataset has
+        these very rows already, their signatures stay.
+        """
         with self._writing():
+            if not entries.has_signatures and self._has(dataset_key, entries):
+                return
             self._remove(dataset_key)
             if len(entries):
                 self._add(dataset_key, entries)
@@ -273,6 +286,14 @@ class RowHistory:
         found = self._connection.execute("SELECT first_row, rows FROM dataset WHERE key = ?", (dataset_key,)).fetchone()
         return (found[0], found[0] + found[1] - 1) if found else (0, -1)
 
+    def _has(self, dataset_key: str, entries: Entries) -> bool:
+        """Whether the dataset's rows are these, whatever their signatures."""
+        rows = self._connection.execute(
+            "SELECT line, prompt, answer FROM row WHERE id BETWEEN ? AND ? ORDER BY id", self._range(dataset_key)
+        )
+        wanted = zip(entries.lines.tolist(), entries.prompts.tolist(), entries.answers.tolist(), strict=True)
+        return rows.fetchall() == list(wanted)
+
     def _remove(self, dataset_key: str) -> None:
         first, last = self._range(dataset_key)
         if last < first:
@@ -298,7 +319,8 @@ class RowHistory:
         order = np.lexsort((entries.answers, entries.prompts))
         columns = (entries.prompts[order], entries.answers[order], rows[order])
         many("INSERT INTO conversation VALUES (?, ?, ?)", _tuples(*columns))
-        many("INSERT INTO band VALUES (?, ?)", _by_band(entries.signatures, rows))
+        if entries.has_signatures:
+            many("INSERT INTO band VALUES (?, ?)", _by_band(entries.signatures, rows))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ Knows bytes and line ends, nothing of JSON.
 
 import codecs
 import gzip
+import hashlib
 import io
 import sys
 import zlib
@@ -24,7 +25,8 @@ else:
 CHUNK_BYTES = 2 * 2**20
 EXCERPT_BYTES = 200
 HEAD_BYTES = 8
-COMPRESSED_SUFFIXES = (".gz", ".zst")
+COMPRESSED_FORMATS = {"gzip": ".gz", "Zstandard": ".zst"}
+COMPRESSED_SUFFIXES = tuple(COMPRESSED_FORMATS.values())
 _SKIP_BYTES = 2**20
 _Bytes: TypeAlias = "io.BufferedReader[Any]"
 FOREIGN_FORMATS: tuple[tuple[bytes, str], ...] = (
@@ -128,10 +130,10 @@ class LineReader:
         self._file.close()
         self._raw.close()
 
-    def head(self) -> bytes:
-        """The first bytes, which are read again with the first chunk."""
+    def head(self, size: int = HEAD_BYTES) -> bytes:
+        """The first bytes, which are read again with the first chunk; of a compressed file maybe fewer."""
         with self._named_errors():
-            return self._file.peek(HEAD_BYTES)[:HEAD_BYTES]
+            return self._file.peek(size)[:size]
 
     def chunks(self, max_row_bytes: int) -> Iterator[Chunk]:
         """The lines in chunks of about 2 MiB; of a line over `max_row_bytes` no more than that is ever held.
@@ -147,6 +149,11 @@ class LineReader:
         """Every line, in order."""
         for chunk in self.chunks(max_row_bytes):
             yield from chunk.lines()
+
+    def sha256(self) -> str:
+        """Hex digest of the content, decompressed, so that a compressed copy is the same; reads to the end."""
+        with self._named_errors():
+            return hashlib.file_digest(self._file, "sha256").hexdigest()
 
     def _read_chunk(self, number: int, max_row_bytes: int) -> Chunk | None:
         with self._named_errors():

@@ -56,7 +56,7 @@ def _read_severities(where: str, named: Mapping[str, str]) -> dict[Rule, Severit
     unknown = [rule for rule in named if rule not in ADJUSTABLE]
     if unknown:
         raise SettingsError(
-            f"{where} names {name_list(unknown)}; rules whose severity can be set: {name_list(ADJUSTABLE)}"
+            f"{where} names {name_list(unknown)}; rules whose severity can be set: {', '.join(sorted(ADJUSTABLE))}"
         )
     severities = {Rule(rule): Severity(severity) for rule, severity in named.items()}
     for rule, severity in severities.items():

@@ -64,6 +64,7 @@ class Rule(StrEnum):
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     CONFLICTING_ANSWER = "conflicting_answer"
+    ANSWER_IN_PROMPT = "answer_in_prompt"
     REPETITION = "repetition"
     DEGENERATE = "degenerate"
     MOJIBAKE = "mojibake"
@@ -87,6 +88,7 @@ _WARNINGS = (
     Rule.EXACT_DUPLICATE,
     Rule.NEAR_DUPLICATE,
     Rule.CONFLICTING_ANSWER,
+    Rule.ANSWER_IN_PROMPT,
     Rule.REPETITION,
     Rule.DEGENERATE,
     Rule.MOJIBAKE,

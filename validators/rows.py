@@ -7,9 +7,9 @@ to say why.
 import codecs
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,13 +164,16 @@ class RowDecoder:
         return values, tuple(unknown)
 
     def _refuse_duplicates(self, data: bytes, values: Any) -> None:
-        """JSON leaves open which of two equal keys counts; a cheap count finds the lines to parse again."""
+        """JSON leaves open which of two equal keys counts; a cheap look finds the lines to parse again."""
         turns = len(getattr(values, "messages", ()))
-        for mark, at_most in (*self._once_marks, (b'"role"', turns), (b'"content"', turns)):
-            if data.count(mark) > at_most:
-                with suppress(RecursionError, ValueError):
-                    _refuse_twice(json.loads(data, object_pairs_hook=_Pairs), self._spec.columns)
-                return
+        marks = (*self._once_marks, (b'"role"', turns), (b'"content"', turns))
+        escaped = b"\\u00" in data and _ESCAPED_KEY_CHARACTER.search(data) is not None
+        if escaped or any(data.count(mark) > at_most for mark, at_most in marks):
+            try:
+                row = json.loads(data, object_pairs_hook=_Pairs, parse_int=str)
+            except (RecursionError, ValueError) as error:
+                raise Rejection(Rule.INVALID_JSON, f"it cannot be told whether a key is there twice: {error}") from None
+            _refuse_twice(row, self._spec.columns)
 
     def _metadata(self, values: Any) -> tuple[str | None, _Metadata]:
         """The row's metadata with the schema's other columns, as JSON, and what of it rules look at."""
@@ -198,6 +201,8 @@ def content_sha256(row: Row, kind: str) -> str:
     return hashlib.sha256(_CANONICAL.encode(content)).hexdigest()
 
 
+_ESCAPED_KEY_CHARACTER = re.compile(rb"\\u00(?:5[fF]|6[0-9a-fA-F]|7[0-9aA])")
+"""One of `_a-z` in an escape: a key that is written so is not seen by a count."""
 _METADATA = msgspec.json.Decoder(_Metadata)
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
 _RAW_MESSAGES = msgspec.json.Decoder(list[dict[str, Raw]])

@@ -10,6 +10,12 @@ from validators.rows import Message, Rejection, Row
 
 ROLES = ("system", "user", "assistant")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+INVISIBLE = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff"
+)
+"""What Unicode calls default ignorable, as part of a character class: zero-width characters and fillers."""
+_INK = re.compile(rf"[^\s{INVISIBLE}]")
 _CONTROL_BYTES = (b"\\u00", b"\\b", b"\\f", b"\x7f", b"\xc2")
 """A line with none of these holds no control character: a cheap look before the regular expression."""
 
@@ -51,7 +57,7 @@ class RowRules:
             contents = [row.text]
         may_hold_control = any(mark in row.line.data for mark in _CONTROL_BYTES)
         for index, content in enumerate(contents):
-            if not content or content.isspace():
+            if not has_ink(content):
                 raise Rejection(Rule.EMPTY_CONTENT, f"{_place(row.messages, index)} is empty")
             if may_hold_control and (control := _CONTROL.search(content)):
                 char, at = ord(control.group()), control.start()
@@ -71,6 +77,11 @@ class RowRules:
                 )
         if row.problem_key is not None and self._reserved.is_held_out(row.problem_key):
             raise Rejection(Rule.HELD_OUT, f"problem {quote(row.problem_key)} is reserved for evaluation")
+
+
+def has_ink(text: str) -> bool:
+    """Whether anything of the text can be seen."""
+    return _INK.search(text) is not None
 
 
 def _check_roles(roles: list[str]) -> None:

@@ -1,11 +1,11 @@
 """Rules PERSONAL_DATA and SECRET, by pattern; what is found is never quoted in full.
 
-Personal data: e-mail addresses, telephone numbers in international form, IBANs (length and checksum),
+Personal data: e-mail addresses, telephone numbers in international or US form, IBANs (length and checksum),
 payment cards (prefix, grouping and Luhn) and US social security numbers. IP addresses are left out:
 they look like version numbers and seldom belong to a person. Names and postal addresses need a model.
 
 Secrets: keys of well-known services by their prefixes, private keys with their material, JSON web
-tokens, and quoted values of high entropy that are assigned to a name such as `password`.
+tokens, AWS secret keys, and quoted values of high entropy that are assigned to a name such as `password`.
 
 Addresses, numbers and keys that are reserved for examples, and placeholders, pass. Each pattern runs
 only where a cheap look finds its mark, and is bounded, so that no text makes it slow.
@@ -59,6 +59,13 @@ _PHONE = re.compile(r"(?<![\w+.])\+[1-9](?:[ .-]?[0-9]|[ .-]?\([0-9]{1,4}\)){6,1
 _EXAMPLE_PHONE = re.compile(
     r"\A1(?:[0-9]{3})?5550?1[0-9]{2}\Z|\A44(?:7700900|2079460|1632960)|1234567|0000000|(.)\1{6}"
 )
+_US_PHONE = re.compile(
+    r"(?<![\w+.)/*^-])(?:(?:\+?1[ .-]?)?\(([2-9][0-9]{2})\)[ -]?|(?:1-)?([2-9][0-9]{2})-)"
+    r"([2-9][0-9]{2})-[0-9]{4}(?![\w-])"
+)
+_PHONE_NEAR = re.compile(r"\b(?:call|phone|tel|mobile|cell|fax|dial|contact|reach|text me|sms|whatsapp)", re.IGNORECASE)
+_PHONE_NEAR_CHARS = 40
+_NO_PERSONS_AREAS = frozenset(("800", "833", "844", "855", "866", "877", "888", "900"))
 _SSN = re.compile(r"(?<![0-9-])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![0-9-])")
 _EXAMPLE_SSNS = frozenset(("078-05-1120", "219-09-9999", "123-45-6789"))
 _CARD = re.compile(
@@ -140,6 +147,9 @@ _ASSIGNED = re.compile(
     r"[\"']?[ \t]{0,3}[:=]{1,2}[ \t]{0,3}([\"'])([^\"'\s]{8,120})\1",
     re.IGNORECASE,
 )
+_AWS_SECRET = re.compile(
+    r"secret_?access_?key[\"']?[ \t]{0,3}[:=][ \t]{0,3}[\"']?([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])", re.IGNORECASE
+)
 _PLACEHOLDER = re.compile(
     r"example|your|placeholder|change_?me|redacted|dummy|fake|sample|demo|xxxx|[<>{}$*]|\.\.\.|"
     r"1234567|abcdef|eyJzdWIiOiIxMjM0NTY3ODkwI",
@@ -177,6 +187,8 @@ def _personal_data(text: str) -> Iterator[tuple[str, str]]:
         return
     if "+" in text:
         yield from (("a telephone number", seen) for seen in _phones(text))
+    if "-" in text:
+        yield from (("a telephone number", seen) for seen in _us_phones(text))
     yield from (("a social security number", seen) for seen in _SSN.findall(text) if seen not in _EXAMPLE_SSNS)
     yield from (("a payment card number", seen) for seen in _cards(text))
     yield from (("an IBAN", seen) for seen in _ibans(text))
@@ -206,6 +218,17 @@ def _phones(text: str) -> Iterator[str]:
             continue
         before = text[max(0, match.start() - 2) : match.start()].rstrip(" ")[-1:]
         if not (before.isnumeric() or before in _OPERATOR_NEAR or before in (")", "]")):
+            yield match[0]
+
+
+def _us_phones(text: str) -> Iterator[str]:
+    """Without the plus: the area in parentheses, or near a word such as "call", since it could be a subtraction."""
+    for match in _US_PHONE.finditer(text):
+        area = match[1] or match[2]
+        if area in _NO_PERSONS_AREAS or match[3] == "555" or len(set(match[0])) < 6:
+            continue
+        near = text[max(0, match.start() - _PHONE_NEAR_CHARS) : match.start()]
+        if match[1] or _PHONE_NEAR.search(near):
             yield match[0]
 
 
@@ -248,6 +271,8 @@ def _secrets(text: str) -> Iterator[tuple[str, str]]:
     if any(name in text for name in _NAMES):
         assigned = (match[2] for match in _ASSIGNED.finditer(text))
         yield from (("a password or token", value) for value in assigned if _is_random(value))
+        unquoted = (match[1] for match in _AWS_SECRET.finditer(text))
+        yield from (("a key or token", value) for value in unquoted if _is_random(value))
 
 
 def _is_real(key: str) -> bool:

@@ -29,7 +29,9 @@ MAX_CODE_CHARS = 64 * 2**10
 
 _JSON_START = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:[^"\\\n]|\\.){0,200}"\s*:')
 _LIST_START = re.compile(r'\s*\[\s*"')
-_FENCE = re.compile(r"[ \t>]*+(`{3,}+)[ \t]*+([A-Za-z0-9_+-]*+)([^`]*+)$")
+_FENCE = re.compile(r"([^`]*+)(`{3,}+)[ \t]*+([A-Za-z0-9_+-]*+)([^`]*+)$")
+_MARKERS = re.compile(r"(?:[ \t>]|[-*+•][ \t]|[0-9]{1,3}[.)][ \t])*+")
+"""What may stand before an opening fence: indentation, quotation, list items; other text if a language is named."""
 _SHELL = re.compile(r"^([ \t]*)[!%].*$", re.MULTILINE)
 _SESSION = re.compile(r"^[ \t]*(?:>>>|In \[)", re.MULTILINE)
 _ELLIPSES = ("...", "…")
@@ -51,9 +53,9 @@ def fences(text: str) -> Iterator[Fence]:
     ticks, language, body = "", "", list[str]()
     for line in text.split("\n"):
         match = _FENCE.match(line) if "```" in line else None
-        if match and not ticks:
-            ticks, language, body = match[1], match[2].lower(), []
-        elif match and len(match[1]) >= len(ticks) and not (match[2] or match[3].strip()):
+        if match and not ticks and _opens(*match.groups()):
+            ticks, language, body = match[2], match[3].lower(), []
+        elif match and ticks and len(match[2]) >= len(ticks) and _closes(*match.groups()):
             yield Fence(language, "\n".join(body), True)
             ticks = ""
         else:
@@ -126,6 +128,14 @@ def syntax_error(code: str) -> str | None:
         except (MemoryError, RecursionError):
             return None
     return reason
+
+
+def _opens(before: str, _: str, language: str, after: str) -> bool:
+    return _MARKERS.fullmatch(before) is not None or (language != "" and not after.strip())
+
+
+def _closes(before: str, _: str, language: str, after: str) -> bool:
+    return not (before.strip(" \t>") or language or after.strip())
 
 
 def _starts_with_json(text: str) -> bool:

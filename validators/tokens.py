@@ -44,6 +44,7 @@ def _count(samples: Sequence[Sample], max_length: int) -> TokenCount | Rejection
     if not (any(any(sample.supervised[:max_length]) for sample in samples) if truncated else num_supervised):
         return Rejection(
             Rule.UNSUPERVISED,
-            f"of {num_tokens:,} tokens none within max_length={max_length:,} is an answer's: the prompt fills it",
+            f"of {num_tokens:,} tokens none of the first {max_length:,} (hyperparams.max_length) is an answer's: the "
+            "system turn or the prompt fills them; shorten it or raise hyperparams.max_length",
         )
     return TokenCount(num_tokens, num_supervised, truncated)

@@ -1,6 +1,7 @@
 """`gpu-assets config`: what is configured, who set it, and whether it can be used."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from gpu_assets.cli.config_values import DEFAULT, Value, values
 from gpu_assets.cli.failures import or_exit
-from gpu_assets.cli.options import SetOption, parse_overrides
+from gpu_assets.cli.options import LOG_WIDTH, SetOption, parse_overrides
 from gpu_assets.errors import RenderingError
 from gpu_assets.rendering.profiles import get_profile
 from gpu_assets.settings import load_settings, settings_problems
@@ -32,7 +33,7 @@ def show_command(
     if as_json:
         typer.echo(json.dumps([asdict(value) for value in found], indent=2, ensure_ascii=False))
         return
-    Console().print(_table(found))
+    Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(_table(found))
 
 
 @config_app.command("check")

@@ -15,8 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gpu_assets.cli.failures import or_exit
+from gpu_assets.cli.options import LOG_WIDTH
 from gpu_assets.cli.replacing import is_same_file, replacing
-from gpu_assets.cli.verdicts import LOG_WIDTH
 from gpu_assets.datasets.names import DATA_SUFFIX, SIDECAR_SUFFIX, display
 from gpu_assets.errors import DatasetInvalid, SettingsError
 from gpu_assets.settings import load_settings
@@ -29,6 +29,8 @@ from validators.sidecar import MANUAL
 
 MAX_ARRAY_BYTES = 512 * 2**20
 """A JSON array is read whole."""
+MAX_BLANK_BYTES = 4096
+"""So far from the beginning of a file an array's bracket is looked for."""
 _PARQUET = b"PAR1"
 _PARQUET_ROWS = 1000
 
@@ -125,7 +127,7 @@ def _json_rows(path: Path, max_row_bytes: int) -> Iterator[Line]:
         if name := foreign_format(head):
             hint = "use --from parquet" if head.startswith(_PARQUET) else "wanted JSON lines or a JSON array"
             raise DatasetInvalid(f"{path} looks like {name}; {hint}")
-        if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        if reader.head(MAX_BLANK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
             yield from _array_rows(path, reader)
             return
         for line in reader.lines(max_row_bytes):

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from gpu_assets.cli.failures import or_exit
 from gpu_assets.cli.make import drop_generated
-from gpu_assets.cli.options import SetOption, parse_overrides
+from gpu_assets.cli.options import LOG_WIDTH, SetOption, parse_overrides
 from gpu_assets.cli.supervisor import LOOK_EVERY_S, Supervisor, describe_stop
 from gpu_assets.cli.up import announce
 from gpu_assets.errors import ServiceError
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 FILES = 4
 GIVE_UP_AFTER_S = 1800
 CHAMPION = "champion"
-LOG_WIDTH = 120
-"""Columns where the output is not a terminal."""
 
 
 @or_exit

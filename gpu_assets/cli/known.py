@@ -9,12 +9,11 @@ from pathlib import Path
 
 from gpu_assets.datasets.evaluation_items import read_evaluation_items
 from gpu_assets.settings import Validation
-from resources.artifacts import sha256_file
 from resources.workspace import Workspace
 from validators.contamination import EvaluationIndex
 from validators.duplicates import DuplicateFinder
 from validators.history import RowHistory
-from validators.lines import Unreadable
+from validators.lines import LineReader
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,13 @@ class Known:
         return cls(history, evaluation, thresholds.near_duplicate_similarity)
 
     def finder(self, path: Path) -> DuplicateFinder:
-        """Finds duplicates of all rows but those of the dataset with the same content as the file.
+        """Finds duplicates of all rows but those of the dataset with the same content as the file, compressed or not.
 
         Raises:
             Unreadable: if the file cannot be read.
         """
-        try:
-            sha256 = sha256_file(path)
-        except OSError as error:
-            raise Unreadable(f"{path} cannot be read: {error.strerror}") from None
+        with LineReader(path) as reader:
+            sha256 = reader.sha256()
         ends = ((key, key.rpartition("-")[2]) for key in self.history.datasets())  # first digits of the content's hash
         own_key = next((key for key, digits in ends if digits and sha256.startswith(digits)), "")
         return DuplicateFinder(self.history, own_key, self.similarity)

@@ -54,6 +54,11 @@ def _ledger(platform: Platform) -> tuple[Mapping[str, Any], RenderableType]:
     from gpu_assets.lineage.ledger import build_ledger
 
     with open_instance(platform.workspace) as instance:
+        if instance is None and any(platform.workspace.dagster.glob("*")):
+            raise SettingsError(
+                f"{platform.workspace.dagster} holds files of a Dagster instance but no dagster.yaml, which opens it; "
+                "`gpu-assets up` links the file"
+            )
         observed = Observed((), (), None) if instance is None else read_validations(instance)
     for sentence in observed.unreadable:
         typer.secho(f"not counted: {sentence}", err=True, fg="yellow")

@@ -3,7 +3,7 @@
 Imports polars with what it shows; loaded inside the command.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from rich.console import Group, RenderableType
@@ -12,9 +12,14 @@ from rich.text import Text
 
 from gpu_assets.lineage.ledger import Ledger
 from gpu_assets.lineage.records import Entry, percent
+from gpu_assets.lineage.rows import Place
 from gpu_assets.lineage.trace import Ancestor, ModelRows, RowTrace, SeenBy, TrainedOn
 
 RANGES_SHOWN = 3
+SINCE = {
+    "replaced": "validated again since, with other rows; these are kept",
+    "withdrawn": "withdrawn since: a gate refused it when it was validated again",
+}
 NUMBERS = frozenset({"validations", "failed", "rows", "lost", "lost %"})
 
 
@@ -24,7 +29,7 @@ def ledger_table(ledger: Ledger) -> RenderableType:
         return Text("nothing was validated yet; `gpu-assets queue add FILE` drops a file")
     generators = _most_lost_first(ledger.generators.values())
     offenders = ledger.worst_offenders
-    names = ", ".join(f"{entry.id} ({entry.rows.lost_share:.1%} of its rows lost)" for entry in offenders)
+    names = ", ".join(_offender(entry) for entry in offenders)
     return Group(
         _entries("generator", generators, {entry.id for entry in offenders}),
         *(Text(f"{entry.id}: {_rules(entry)}") for entry in generators if entry.rows.top_rules),
@@ -46,6 +51,8 @@ def model_table(model: ModelRows) -> RenderableType:
     for ancestor in model.descent:
         parts += [Text(f"{ancestor.checkpoint} (step {ancestor.step}), from {ancestor.parent}"), _datasets(ancestor)]
         parts += [Text(f"  {found.key}: {found.fault}", "red") for found in ancestor.datasets if found.fault]
+        parts += [Text(f"  {found.key}: {SINCE[found.since]}", "red") for found in ancestor.datasets if found.since]
+        parts += [Text(f"  replayed: {found.rows:,} rows of {found.key}") for found in ancestor.replayed]
     if model.fault is not None:
         parts.append(Text(model.fault, "red"))
     return Group(*parts)
@@ -55,7 +62,7 @@ def row_lines(trace: RowTrace) -> RenderableType:
     """The row, where it lies, and who saw it."""
     row = trace.row
     lines = [Text(f"row {row.row_sha256}" if row.row_sha256 else "no row", "bold")]
-    lines += [Text(f"accepted: {place.dataset} line {place.line}") for place in row.accepted]
+    lines += [Text(text) for text in _accepted(row.accepted)]
     lines += [
         Text(f"rejected: {found.dataset} line {found.line}, by {found.rule}: {found.detail}", "red")
         for found in row.rejected
@@ -66,12 +73,18 @@ def row_lines(trace: RowTrace) -> RenderableType:
     if not trace.checkpoints:
         lines.append(Text("no checkpoint saw it"))
     else:
-        lines.append(Text(f"deployed: {trace.deployed or 'none of them'}"))
+        perhaps = any(seen.deployed and seen.doubt for seen in trace.checkpoints)
+        lines.append(Text(f"deployed: {trace.deployed or 'none of them'}{', perhaps' if perhaps else ''}"))
     return Group(*lines)
 
 
 def _most_lost_first(entries: Iterable[Entry]) -> list[Entry]:
-    return sorted(entries, key=lambda entry: (-entry.rows.lost_share, entry.id))
+    return sorted(entries, key=lambda entry: (-entry.lost_share, entry.id))
+
+
+def _offender(entry: Entry) -> str:
+    refused = f", {entry.datasets_refused:,} of {entry.datasets:,} datasets refused" if entry.datasets_refused else ""
+    return f"{entry.id} ({entry.rows.lost_share:.1%} of its rows lost{refused})"
 
 
 def _rules(entry: Entry) -> str:
@@ -109,10 +122,29 @@ def lines_text(found: TrainedOn) -> str:
     return ", ".join(shown) + (f" and {more} more ranges" if more else "")
 
 
+def _accepted(places: Iterable[Place]) -> Iterator[str]:
+    """A line a place; of a dataset's line where it stands, else where it stood."""
+    newest: dict[tuple[str, int], Place] = {}
+    for place in places:
+        known = newest.setdefault((place.dataset, place.line), place)
+        if known.since is not None and place.since is None:
+            newest[place.dataset, place.line] = place
+    for place in newest.values():
+        yield f"accepted: {place.dataset} line {place.line}{f', {place.since} since' if place.since else ''}"
+
+
 def _seen(seen: SeenBy) -> str:
-    how = "was trained on it" if seen.how == "trained" else f"descends from {seen.through}, which was trained on it"
-    doubt = "; its dataset was validated again since, so perhaps not" if seen.rows_changed else ""
-    return f"{seen.checkpoint} {how} ({seen.dataset}{doubt}){', deployed' if seen.deployed else ''}"
+    deployed = ", deployed" if seen.deployed else ""
+    if seen.dataset is None:
+        return f"{seen.checkpoint} perhaps saw it by descent: {seen.doubt}{deployed}"
+    how = {
+        "trained": "was trained on it",
+        "replayed": "was trained on it again",
+        "descent": f"descends from {seen.through}, which was trained on it",
+    }[seen.how]
+    if seen.doubt is not None:
+        return f"{seen.checkpoint} perhaps {how} ({seen.dataset}: {seen.doubt}){deployed}"
+    return f"{seen.checkpoint} {how} ({seen.dataset}){deployed}"
 
 
 def _table(*headings: str) -> Table:

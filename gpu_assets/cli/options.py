@@ -6,6 +6,9 @@ import typer
 
 from gpu_assets.errors import SettingsError
 
+LOG_WIDTH = 120
+"""Columns where the output is not a terminal."""
+
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in hyperparams.seed=1; repeatable."),

@@ -12,7 +12,7 @@ import dagster as dg
 from gpu_assets.base_model.present import present_weights
 from gpu_assets.datasets.queue import QueueFacts, Stage
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, open_since, read_dataset
-from gpu_assets.datasets.validate import up_to_date
+from gpu_assets.datasets.validated import up_to_date
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from resources.local_runs import is_left_behind
 from resources.platform import Platform

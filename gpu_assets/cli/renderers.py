@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from gpu_assets.base_model.tiny import CHAT_TEMPLATE, SPECIAL_TOKENS, build_tokenizer
 from gpu_assets.errors import RenderingError
-from gpu_assets.rendering import Renderer
+from gpu_assets.rendering import Renderer, read_tokenizer
 from gpu_assets.rendering.profiles import get_profile
 from gpu_assets.rendering.renderer import template_in_force
 from gpu_assets.settings import Settings
@@ -55,19 +55,14 @@ def configured_renderer(settings: Settings) -> tuple[Renderer, str | None]:
 
 
 def _load(folder: Path, settings: Settings) -> Renderer:
-    try:
-        return Renderer.load(folder, settings.profile.name, settings.profile.system_prompt)
-    except RenderingError:
-        raise
-    except Exception as error:  # the tokenizers library raises no narrower one
-        raise RenderingError(f"the tokenizer in {folder} cannot be loaded: {error}") from None
+    return Renderer.load(folder, settings.profile.name, settings.profile.system_prompt)
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the tokenizers library raises no narrower one
-        raise RenderingError(f"--tokenizer {path} cannot be loaded: {error}; wanted a {TOKENIZER_FILE}") from None
+        return read_tokenizer(path)
+    except RenderingError as error:
+        raise RenderingError(f"--tokenizer {error}") from None
 
 
 def _tiny(settings: Settings) -> Renderer:

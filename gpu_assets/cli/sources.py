@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gpu_assets.datasets.names import SIDECAR_SUFFIX, display
 from gpu_assets.errors import SettingsError
+from validators.lines import COMPRESSED_FORMATS, HEAD_BYTES, foreign_format
 
 STDIN = "-"
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -78,8 +79,12 @@ def _is_folder(path: Path) -> bool:
 
 @contextmanager
 def _spooled() -> Iterator[Path]:
-    with tempfile.NamedTemporaryFile(prefix="gpu-assets-", suffix=".jsonl") as file:
+    """A copy; what begins like a compressed file is named like one."""
+    head = sys.stdin.buffer.read(HEAD_BYTES)
+    suffix = COMPRESSED_FORMATS.get(foreign_format(head) or "", "")
+    with tempfile.NamedTemporaryFile(prefix="gpu-assets-", suffix=f".jsonl{suffix}") as file:
         try:
+            file.write(head)
             shutil.copyfileobj(sys.stdin.buffer, file, _COPY_BYTES)
             file.flush()
         except OSError as error:

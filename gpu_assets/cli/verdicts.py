@@ -9,11 +9,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from gpu_assets.cli.options import LOG_WIDTH
 from validators.quoting import printable
 from validators.report import Problem, Report, Severity
 
-LOG_WIDTH = 120
-"""Columns where the output is not a terminal."""
 STYLES = {Severity.REJECT_FILE: "red", Severity.REJECT_ROW: "yellow", Severity.WARN: "cyan"}
 
 

@@ -14,15 +14,10 @@ from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.datasets.observe import validation_of_pass, validation_of_refusal
 from gpu_assets.datasets.parity import PARITY_CHECK, PromptSkew, parity_fault
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, Dataset
-from gpu_assets.datasets.validate import (
-    GateRefused,
-    Gates,
-    ValidatedDataset,
-    dataset_to_validate,
-    problem_keys,
-)
+from gpu_assets.datasets.validate import GateRefused, Gates, dataset_to_validate
+from gpu_assets.datasets.validated import ValidatedDataset, problem_keys
 from gpu_assets.datasets.validations import VALIDATION_METADATA, VALIDATION_TAG, VALIDATION_TAG_VALUE, Validation
-from gpu_assets.errors import EvaluationInvalid, PlatformError
+from gpu_assets.errors import ArtifactInvalid, EvaluationInvalid, PlatformError
 from gpu_assets.rendering import Renderer
 from resources.events import record_check, record_materialization
 from resources.platform import Platform
@@ -45,6 +40,8 @@ CHECKS = {
     PARITY_CHECK: "validated_datasets",
 }
 """Check to the asset that shows it."""
+DESCRIBING_FAILED = (ArithmeticError, LookupError, OSError, TypeError, ValueError, pl.exceptions.PolarsError)
+"""What a fault in one dataset's metadata raises; the other datasets of the run go on."""
 Verdicts = dict[str, dict[str, str | None]]
 """Check to dataset to what is wrong with it, None where nothing is."""
 
@@ -98,6 +95,8 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
             both = _gates(platform)
         except PlatformError as error:
             raise dg.Failure(f"no file was looked at: {error}", allow_retries=False) from error
+        for sentence in both.past.unreadable:
+            context.log.warning(f"left out of what its generator made before: {sentence}")
         refused: dict[str, str] = {}
         verdicts: Verdicts = {check: {} for check in CHECKS}
         for key in context.partition_keys:
@@ -129,6 +128,7 @@ def _take_in_one(
 
     Raises:
         GateRefused: with the gate's sentence.
+        ArtifactInvalid: if what passed cannot be described; then it is not recorded.
     """
     begun = time.monotonic()
     dataset = dataset_to_validate(platform.workspace, key)
@@ -145,12 +145,16 @@ def _take_in_one(
         _record_validation(context, validation_of_refusal(dataset, refusal, time.monotonic() - begun))
         raise
     _record_validation(context, validation_of_pass(dataset, validated, time.monotonic() - begun))
+    try:
+        metadata = _describe_validated(validated, time.monotonic() - begun)
+    except DESCRIBING_FAILED as error:
+        raise ArtifactInvalid(f"{key} passed both gates, but cannot be described: {error!r}") from error
     record_materialization(
         context,
         "validated_datasets",
         key,
         data_version=validated.rows_sha256,
-        metadata=_describe_validated(validated, time.monotonic() - begun),
+        metadata=metadata,
         code_version=CODE_VERSION,
     )
 
@@ -209,10 +213,12 @@ def _describe_dataset(dataset: Dataset) -> dict[str, object]:
 
 
 def _describe_validated(validated: ValidatedDataset, seconds: float) -> dict[str, object]:
+    """Without a histogram of lengths where level QUICK counted no tokens."""
     manifest, stats = validated.manifest, validated.report["stats"]
     rows = pl.scan_parquet(validated.rows_path)
-    lengths = rows.select("num_tokens").collect()["num_tokens"].to_list()
-    return {
+    lengths = rows.select("num_tokens").collect()["num_tokens"].drop_nulls().to_list()
+    picture = markdown_picture(histogram(lengths, "tokens of a row"), "tokens of a row") if lengths else None
+    described: dict[str, object] = {
         "path": dg.MetadataValue.path(validated.rows_path),
         "dagster/row_count": validated.rows,
         "dagster/column_schema": _column_schema(DATASET_SPECS[validated.schema].kind),
@@ -227,8 +233,8 @@ def _describe_validated(validated: ValidatedDataset, seconds: float) -> dict[str
         "dataset_sha256": manifest["dataset_sha256"],
         "rows_sha256": validated.rows_sha256,
         "duration_s": round(seconds, 3),
-        "lengths": dg.MetadataValue.md(markdown_picture(histogram(lengths, "tokens of a row"), "tokens of a row")),
     }
+    return described if picture is None else described | {"lengths": dg.MetadataValue.md(picture)}
 
 
 def _column_schema(kind: Kind) -> dg.TableSchema:

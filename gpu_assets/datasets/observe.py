@@ -3,7 +3,8 @@
 from typing import Any
 
 from gpu_assets.datasets.records import Dataset
-from gpu_assets.datasets.validate import GateRefused, ValidatedDataset
+from gpu_assets.datasets.validate import GateRefused
+from gpu_assets.datasets.validated import ValidatedDataset
 from gpu_assets.datasets.validations import Validation
 from resources.clock import utc_now
 from validators import VALIDATORS, Rule, Severity

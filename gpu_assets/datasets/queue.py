@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from gpu_assets.datasets.names import DATA_SUFFIX, MAX_NAME_BYTES, SIDECAR_SUFFIX, display, free_name
 from gpu_assets.datasets.records import (
-    REFUSAL_FILE,
     SKIP_FILE,
     Dataset,
     dataset_keys,
     find_dataset,
+    forget_refusal,
     join_next_step,
     open_since,
     read_dataset,
@@ -215,8 +215,8 @@ def retry(workspace: Workspace, key: str, scored: Collection[str]) -> Dataset:
     if dataset.refused is not None:
         raise SettingsError(f"{key} has no data to try again: {dataset.refused}")
     reopen(dataset.folder)
-    for file in (REFUSAL_FILE, SKIP_FILE):
-        (dataset.folder / file).unlink(missing_ok=True)
+    forget_refusal(dataset.folder)
+    (dataset.folder / SKIP_FILE).unlink(missing_ok=True)
     return dataset
 
 

@@ -176,6 +176,11 @@ def write_refusal(
     write_json(folder / REFUSAL_FILE, refusal | {"sidecar_sha256": sidecar})
 
 
+def forget_refusal(folder: Path) -> None:
+    """The dataset is not refused, or not any more."""
+    (folder / REFUSAL_FILE).unlink(missing_ok=True)
+
+
 def join_next_step(sentence: str, next_step: str) -> str:
     """Both as one text."""
     return f"{sentence.rstrip('.')}. {next_step}" if next_step else sentence

@@ -6,30 +6,46 @@ quarantine and no `validated/`; its data stays where it is.
 """
 
 import json
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
 from gpu_assets.datasets.evaluation_items import read_evaluation_items
 from gpu_assets.datasets.names import SIDECAR_SUFFIX
-from gpu_assets.datasets.past import REPORT_FILE, GeneratorPast
-from gpu_assets.datasets.records import Dataset, find_dataset, join_next_step, sidecar_sha256, write_refusal
+from gpu_assets.datasets.past import GeneratorPast
+from gpu_assets.datasets.records import (
+    Dataset,
+    find_dataset,
+    forget_refusal,
+    join_next_step,
+    sidecar_sha256,
+    write_refusal,
+)
 from gpu_assets.datasets.reserved import RESERVED
-from gpu_assets.errors import ArtifactInvalid, DatasetInvalid
+from gpu_assets.datasets.validated import (
+    REPORT_FILE,
+    ROWS_FILE,
+    VALIDATED_FOLDER,
+    VALIDATED_KIND,
+    ValidatedDataset,
+    drop_kept,
+    keep_replaced,
+    keep_withdrawn,
+    read_validated_folder,
+)
+from gpu_assets.errors import DatasetInvalid
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Settings, Validation
-from resources.artifacts import MANIFEST_FILE, publishing, read_manifest, sha256_file, sha256_json, write_json
+from resources.artifacts import MANIFEST_FILE, publishing, sha256_file, sha256_json, write_json
 from resources.clock import utc_now
 from resources.workspace import Workspace
 from validators import (
     VALIDATORS,
     DatasetSpec,
     DataValidator,
+    Level,
     Limits,
     RejectedRow,
     Report,
@@ -41,17 +57,14 @@ from validators import (
     read_sidecar,
 )
 from validators.contamination import EvaluationIndex
-from validators.duplicates import DuplicateFinder
+from validators.duplicates import DuplicateFinder, text_entries
 from validators.history import RowHistory
+from validators.rows import Message
 from validators.sinks import RowCollector
 
-VALIDATED_KIND = "validated_dataset"
-VALIDATED_FOLDER = "validated"
-WITHDRAWN_FOLDER = "withdrawn"
-ROWS_FILE = "rows.parquet"
 REJECTED_FILE = "rejected.jsonl"
 REASON_FILE = "reason.json"
-
+_ROWS_AT_ONCE = 4096
 
 MENDED_BY_A_SETTING = frozenset({Rule.TOO_MANY_REJECTED, Rule.TRUNCATED, Rule.UNKNOWN_COLUMN})
 """Rules whose limit is a setting; their messages name it."""
@@ -81,36 +94,6 @@ class GateRefused(DatasetInvalid):
     @property
     def with_next_step(self) -> str:
         return join_next_step(str(self), self.next_step)
-
-
-@dataclass(frozen=True)
-class ValidatedDataset:
-    """A dataset that passed both gates, read from its manifest."""
-
-    key: str
-    folder: Path
-    rows_sha256: str
-    rows: int
-    rejected: int
-    schema: str
-    generator_id: str
-    generator_version: str | None
-    manifest: dict[str, Any]
-
-    @property
-    def rows_path(self) -> Path:
-        return self.folder / ROWS_FILE
-
-    @property
-    def headline(self) -> str:
-        """The content gate's sentence."""
-        return str(self.manifest["headline"])
-
-    @cached_property
-    def report(self) -> dict[str, Any]:
-        """The content gate's report, as JSON."""
-        report: dict[str, Any] = json.loads((self.folder / REPORT_FILE).read_text(encoding="utf-8"))
-        return report
 
 
 @dataclass(frozen=True)
@@ -150,20 +133,33 @@ class Gates:
         self._forget_earlier_verdict(dataset)
         if dataset.refused is not None:
             raise GateRefused(dataset.refused, "spec")
-        sidecar, spec = self._pass_spec_gate(dataset)
         with RowHistory.open(self.workspace.row_history, read_only=False) as history:
-            finder = DuplicateFinder(history, dataset.key, self.thresholds.near_duplicate_similarity)
-            report, rows = self._read(dataset, sidecar, spec, finder)
-            self._quarantine(dataset, rows.rejected)
-            if not report.valid:
+            try:
+                sidecar, report, accepted = self._pass_both(dataset, history)
+            except GateRefused as refusal:
                 history.forget(dataset.key)
-                refusal = GateRefused(report.headline(), "content", _mend_rows(dataset, report), sidecar, report)
-                raise self._refuse(dataset, refusal)
-            accepted = rows.accepted()
-            history.replace(dataset.key, finder.entries(accepted["line"].to_numpy()))
+                self.past.forget(dataset.key)
+                self._keep_refusal(dataset, refusal)
+                raise
         if "length_histogram" in report.stats:
             self.past.add(sidecar.generator_id, dataset.key, report.stats["length_histogram"])
-        return _publish(dataset, sidecar, report, accepted)
+        published = _publish(self.workspace, dataset, sidecar, report, accepted)
+        forget_refusal(dataset.folder)
+        return published
+
+    def _pass_both(self, dataset: Dataset, history: RowHistory) -> tuple[Sidecar, Report, pl.DataFrame]:
+        """What both gates found, and the accepted rows, which the history then knows."""
+        sidecar, spec = self._pass_spec_gate(dataset)
+        finder = DuplicateFinder(history, dataset.key, self.thresholds.near_duplicate_similarity)
+        report, rows = self._read(dataset, sidecar, spec, finder)
+        self._quarantine(dataset, rows.rejected)
+        if not report.valid:
+            raise GateRefused(report.headline(), "content", _mend_rows(dataset, report), sidecar, report)
+        accepted = rows.accepted()
+        signed = report.level is Level.DEEP
+        entries = finder.entries(accepted["line"].to_numpy()) if signed else text_entries(_conversations(accepted))
+        history.replace(dataset.key, entries)
+        return sidecar, report, accepted
 
     def _read(
         self, dataset: Dataset, sidecar: Sidecar, spec: DatasetSpec, finder: DuplicateFinder
@@ -180,7 +176,7 @@ class Gates:
                 past=self.past.lengths(sidecar.generator_id, excluding=dataset.key),
             )
         except DatasetInvalid as error:
-            raise self._refuse(dataset, GateRefused(str(error), "content", _retry(dataset), sidecar)) from None
+            raise GateRefused(str(error), "content", _retry(dataset), sidecar) from None
         return replace(report, path=dataset.original_name), rows
 
     def _pass_spec_gate(self, dataset: Dataset) -> tuple[Sidecar, DatasetSpec]:
@@ -200,7 +196,7 @@ class Gates:
             job = {**self.job, "dataset_path": str(dataset.data_path), "schema_id": spec.id}
             return registered, self.spec.validate_job(job, sidecar.extra)
         except DatasetInvalid as error:
-            raise self._refuse(dataset, GateRefused(str(error), "spec", next_step, sidecar)) from None
+            raise GateRefused(str(error), "spec", next_step, sidecar) from None
 
     def _forget_earlier_verdict(self, dataset: Dataset) -> None:
         for name in (REASON_FILE, REPORT_FILE, REJECTED_FILE):
@@ -215,8 +211,8 @@ class Gates:
         rows = (json.dumps(row.to_row(), ensure_ascii=False) for row in rejected)
         (folder / REJECTED_FILE).write_text("\n".join(rows) + "\n", encoding="utf-8")
 
-    def _refuse(self, dataset: Dataset, refusal: GateRefused) -> GateRefused:
-        """Record the refusal, and return it to be raised."""
+    def _keep_refusal(self, dataset: Dataset, refusal: GateRefused) -> None:
+        """Reason and report to quarantine, what was accepted before beside them, and the refusal to the dataset."""
         folder = self.workspace.quarantine / dataset.key
         folder.mkdir(parents=True, exist_ok=True)
         reason = {
@@ -228,32 +224,10 @@ class Gates:
             "at": utc_now(),
         }
         write_json(folder / REASON_FILE, reason)
-        _withdraw(dataset, folder)
+        keep_withdrawn(self.workspace, dataset.key)
         if refusal.report is not None:
             write_json(folder / REPORT_FILE, refusal.report.to_json())
         write_refusal(dataset.folder, str(refusal), dict(VALIDATORS), sidecar_sha256(dataset.folder), refusal.next_step)
-        return refusal
-
-
-def read_validated(workspace: Workspace, key: str) -> ValidatedDataset:
-    """The validated dataset of a key.
-
-    Raises:
-        ArtifactInvalid: if the dataset is not validated.
-    """
-    return _read(workspace.datasets / key / VALIDATED_FOLDER, key)
-
-
-def problem_keys(rows_path: Path) -> frozenset[str]:
-    """The skill problems in the accepted rows of one validated dataset."""
-    metadata = pl.scan_parquet(rows_path).select(pl.col("metadata").str.json_path_match("$.problem_key")).collect()
-    return frozenset(key for key in metadata["metadata"].unique() if key is not None)
-
-
-def trained_problem_keys(workspace: Workspace) -> frozenset[str]:
-    """The skill problems in all accepted rows of all validated datasets."""
-    files = workspace.datasets.glob(f"*/{VALIDATED_FOLDER}/{ROWS_FILE}")
-    return frozenset().union(*(problem_keys(file) for file in files))
 
 
 def dataset_to_validate(workspace: Workspace, key: str) -> Dataset:
@@ -280,34 +254,15 @@ def dataset_to_validate(workspace: Workspace, key: str) -> Dataset:
     return dataset
 
 
-def _withdraw(dataset: Dataset, quarantine: Path) -> None:
-    """What an earlier version of the gates let pass must not be trained on now; it is kept beside the reason."""
-    if (dataset.folder / VALIDATED_FOLDER).exists():
-        withdrawn = quarantine / WITHDRAWN_FOLDER
-        shutil.rmtree(withdrawn, ignore_errors=True)
-        (dataset.folder / VALIDATED_FOLDER).rename(withdrawn)
-
-
-def up_to_date(workspace: Workspace, materialized: Iterable[str]) -> set[str]:
-    """Those of the keys that the gates' present versions let pass, as far as the disk tells."""
-    return {key for key in materialized if not _is_outdated(workspace, key)}
-
-
-def _is_outdated(workspace: Workspace, key: str) -> bool:
-    """Whether a dataset was let pass by other versions of the gates, or withdrawn since."""
-    manifest = workspace.datasets / key / VALIDATED_FOLDER / MANIFEST_FILE
-    if not manifest.is_file():
-        interrupted = any(manifest.parent.parent.glob(f".{VALIDATED_FOLDER}.*"))  # Between the renames of `publishing`.
-        return interrupted or (workspace.quarantine / key / WITHDRAWN_FOLDER).exists()
-    return _validators_of(manifest, manifest.stat().st_mtime_ns) not in (None, VALIDATORS)
-
-
-@lru_cache(maxsize=100_000)
-def _validators_of(manifest: Path, _mtime_ns: int) -> dict[str, str] | None:
-    try:
-        return read_manifest(manifest.parent, VALIDATED_KIND).get("validators")
-    except ArtifactInvalid:
-        return None
+def _conversations(accepted: pl.DataFrame) -> Iterator[tuple[int, Sequence[Message]]]:
+    """Lines and their turns; a completion is one turn."""
+    for rows in accepted.iter_slices(_ROWS_AT_ONCE):
+        lines = rows["line"].to_list()
+        if "text" in rows.columns:
+            yield from ((line, [Message("assistant", text)]) for line, text in zip(lines, rows["text"], strict=True))
+        else:
+            chats = rows["messages"].to_list()
+            yield from ((line, [Message(**turn) for turn in chat]) for line, chat in zip(lines, chats, strict=True))
 
 
 def _drop_corrected(dataset: Dataset) -> str:
@@ -326,7 +281,12 @@ def _mend_rows(dataset: Dataset, report: Report) -> str:
     return f"{_drop_corrected(dataset)}; or change the setting and run: gpu-assets queue retry {dataset.key}"
 
 
-def _publish(dataset: Dataset, sidecar: Sidecar, report: Report, accepted: pl.DataFrame) -> ValidatedDataset:
+def _publish(
+    workspace: Workspace, dataset: Dataset, sidecar: Sidecar, report: Report, accepted: pl.DataFrame
+) -> ValidatedDataset:
+    """The accepted rows in the place of those before, which are kept if they are others."""
+    rows_sha256 = sha256_json(accepted["row_sha256"].to_list())
+    keep_replaced(workspace, dataset.key, rows_sha256)
     with publishing(dataset.folder / VALIDATED_FOLDER) as temporary:
         accepted.write_parquet(temporary / ROWS_FILE)
         write_json(temporary / REPORT_FILE, report.to_json())
@@ -335,7 +295,7 @@ def _publish(dataset: Dataset, sidecar: Sidecar, report: Report, accepted: pl.Da
             "format": 1,
             "key": dataset.key,
             "dataset_sha256": dataset.sha256,
-            "rows_sha256": sha256_json(accepted["row_sha256"].to_list()),
+            "rows_sha256": rows_sha256,
             "schema": report.schema,
             "accepted": report.accepted,
             "rejected": report.rejected,
@@ -349,19 +309,5 @@ def _publish(dataset: Dataset, sidecar: Sidecar, report: Report, accepted: pl.Da
             "validated_at": utc_now(),
         }
         write_json(temporary / MANIFEST_FILE, manifest)
-    return _read(dataset.folder / VALIDATED_FOLDER, dataset.key)
-
-
-def _read(folder: Path, key: str) -> ValidatedDataset:
-    manifest = read_manifest(folder, VALIDATED_KIND)
-    return ValidatedDataset(
-        key=key,
-        folder=folder,
-        rows_sha256=manifest["rows_sha256"],
-        rows=manifest["accepted"],
-        rejected=manifest["rejected"],
-        schema=manifest["schema"],
-        generator_id=manifest["generator"]["id"],
-        generator_version=manifest["generator"]["version"],
-        manifest=manifest,
-    )
+    drop_kept(workspace, dataset.key, rows_sha256)
+    return read_validated_folder(dataset.folder / VALIDATED_FOLDER)

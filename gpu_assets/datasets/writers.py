@@ -13,6 +13,9 @@ from typing import BinaryIO
 
 from gpu_assets.datasets.scan import Look
 
+CLOCK_TOLERANCE_S = 0.01
+"""By how much the clock of file times may be ahead of the one that is asked."""
+
 
 def is_open_for_writing(descriptor: int) -> bool:
     """Whether any process holds the file of a read-only descriptor open for writing.
@@ -46,13 +49,13 @@ def seconds_until_settled(path: Path, look: Look, now: float, settle_s: float) -
         settle_s: since its last change, for a file that was written where it lies.
     """
     remaining = settle_s - (now - look.mtime_ns / 1e9)
-    if not 0 < remaining <= settle_s:
+    if not 0 < remaining <= settle_s + CLOCK_TOLERANCE_S:
         return 0.0
     try:
         status = path.lstat()
     except FileNotFoundError:
         return 0.0
-    return remaining if status.st_mtime_ns == status.st_ctime_ns else 0.0
+    return min(remaining, settle_s) if status.st_mtime_ns == status.st_ctime_ns else 0.0
 
 
 def has_cut_line(file: BinaryIO) -> bool:

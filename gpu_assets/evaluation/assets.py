@@ -6,7 +6,7 @@ from itertools import islice
 import dagster as dg
 
 from gpu_assets.datasets.assets import DATASETS
-from gpu_assets.datasets.validate import trained_problem_keys
+from gpu_assets.datasets.validated import trained_problem_keys
 from gpu_assets.errors import ArtifactInvalid, PlatformError
 from gpu_assets.evaluation.config import ScoringConfig
 from gpu_assets.evaluation.records import EvaluationSet, Score, ScoringParameters

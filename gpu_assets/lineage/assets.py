@@ -6,7 +6,7 @@ import dagster as dg
 
 from gpu_assets.lineage.events import NEWEST_COUNTED, Observed, ended_runs, read_ended_run, read_validations
 from gpu_assets.lineage.ledger import Ledger, build_ledger
-from gpu_assets.lineage.records import OFFENDING_SHARE, OFFENDING_VALIDATIONS, Entry, percent
+from gpu_assets.lineage.records import OFFENDING_DATASETS, OFFENDING_SHARE, Entry, percent
 from resources.artifacts import sha256_json
 from resources.platform import Platform
 from resources.plots import markdown_picture, shares_over_time
@@ -22,6 +22,7 @@ HEADINGS = (
     "validations",
     "failed",
     "datasets",
+    "refused",
     "rows",
     "lost",
     "lost %",
@@ -45,8 +46,8 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
             dg.AssetCheckSpec(
                 CHECK,
                 asset="generator_ledger",
-                description=f"No generator lost over {OFFENDING_SHARE:.0%} of its rows in {OFFENDING_VALIDATIONS} "
-                "validations or more.",
+                description=f"No generator lost over {OFFENDING_SHARE:.0%} of its rows, or had as many of its "
+                f"datasets refused, in {OFFENDING_DATASETS} datasets or more.",
             )
         ],
     )
@@ -89,7 +90,8 @@ def _check(ledger: Ledger) -> dg.AssetCheckResult:
 def _sentence(entry: Entry) -> str:
     rules = ", ".join(f"{rule} {count:,}" for rule, count in entry.rows.top_rules.items())
     lost = f"{entry.id} lost {entry.rows.lost:,} of {entry.rows.total:,} rows ({entry.rows.lost_share:.1%})"
-    return f"{lost} in {entry.verdicts.total} validations" + (f": {rules}" if rules else "")
+    refused = f", {entry.datasets_refused:,} of {entry.datasets:,} datasets refused" if entry.datasets_refused else ""
+    return f"{lost} in {entry.verdicts.total:,} validations{refused}" + (f": {rules}" if rules else "")
 
 
 def _describe(ledger: Ledger, observed: Observed) -> Described:
@@ -122,7 +124,7 @@ def _table(what: str, entries: Iterable[Entry]) -> str:
     """As Markdown, those that lost most first."""
     headings = (what, *HEADINGS)
     lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
-    ordered = sorted(entries, key=lambda entry: (-entry.rows.lost_share, entry.id))
+    ordered = sorted(entries, key=lambda entry: (-entry.lost_share, entry.id))
     lines += [f"| {' | '.join(_cells(entry))} |" for entry in ordered[:SHOWN]]
     return "\n".join(lines)
 
@@ -134,6 +136,7 @@ def _cells(entry: Entry) -> list[str]:
         f"{entry.verdicts.total:,}",
         f"{entry.verdicts.failed:,}",
         f"{entry.datasets:,}",
+        f"{entry.datasets_refused:,}",
         f"{rows.total:,}",
         f"{rows.lost:,}",
         f"{percent(rows.lost, rows.total):.2f}",

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gpu_assets.datasets.validations import Validation
-from gpu_assets.lineage.records import OFFENDING_VALIDATIONS, Day, Entry, Rows, Verdicts, percent
+from gpu_assets.lineage.records import Day, Entry, Rows, Verdicts, percent
 
 UNVERSIONED = "?"
 Series = Mapping[str, Sequence[tuple[datetime, float]]]
@@ -35,9 +35,9 @@ class Ledger:
 
     @property
     def worst_offenders(self) -> list[Entry]:
-        """Generators of whose rows too many did not go on, the worst first."""
+        """Generators of whose rows too many did not go on, or of whose datasets too many were refused; worst first."""
         offenders = [entry for entry in self.generators.values() if entry.is_offender]
-        return sorted(offenders, key=lambda entry: (-entry.rows.lost_share, entry.id))
+        return sorted(offenders, key=lambda entry: (-entry.lost_share, entry.id))
 
     @property
     def failed(self) -> int:
@@ -126,6 +126,7 @@ def _entry(
         verdicts=_verdicts(group),
         counterparts={other: _verdicts(counterparts[other]) for other in sorted(counterparts)},
         datasets=len(standing),
+        datasets_refused=len(standing) - len(went_on),
         rows=_rows(standing),
         tokens=sum(found.tokens for found in went_on),
         supervised_tokens=sum(found.supervised_tokens for found in went_on),
@@ -150,10 +151,8 @@ def _rows(validations: Iterable[Validation]) -> Rows:
 
 
 def _worst(entries: Mapping[str, Entry]) -> dict[str, Any] | None:
-    known = [entry for entry in entries.values() if entry.verdicts.total >= OFFENDING_VALIDATIONS]
-    if not known:
-        return None
-    return max(known, key=lambda entry: (entry.rows.lost_share, entry.verdicts.failed)).headline()
+    known = [entry for entry in entries.values() if entry.is_known_well and entry.lost_share > 0]
+    return max(known, key=lambda entry: (entry.lost_share, entry.verdicts.failed)).headline() if known else None
 
 
 @dataclass

@@ -8,9 +8,9 @@ from gpu_assets.datasets.validations import Validation
 
 TOP_RULES = 5
 OFFENDING_SHARE = 0.05
-"""Share of rows that did not go on, above which a generator is a worst offender."""
-OFFENDING_VALIDATIONS = 10
-"""Validations before which nobody is called the worst."""
+"""Share of rows that did not go on, or of datasets that were refused, above which a generator is a worst offender."""
+OFFENDING_DATASETS = 10
+"""Datasets before which nobody is called the worst; a second validation of one makes it no second dataset."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,15 @@ class Verdicts:
 class Entry:
     """What is known of one generator, or of one validator, in one version; `id` is `name@version`.
 
-    `counterparts` are the verdicts with each validator, or on each generator. `tokens` are those of rows that
-    went on; `duplicates` were found in `rows`. `last_seen` is ISO 8601.
+    `counterparts` are the verdicts with each validator, or on each generator. Of the `datasets`, `datasets_refused`
+    did not pass. `tokens` are those of rows that went on; `duplicates` were found in `rows`. `last_seen` is ISO 8601.
     """
 
     id: str
     verdicts: Verdicts
     counterparts: Mapping[str, Verdicts]
     datasets: int
+    datasets_refused: int
     rows: Rows
     tokens: int
     supervised_tokens: int
@@ -87,9 +88,22 @@ class Entry:
     last_seen: str
 
     @property
+    def lost_share(self) -> float:
+        """Of its rows that did not go on, or of its datasets that were refused, whichever is larger.
+
+        A file that the spec gate refused was never counted in rows.
+        """
+        return max(self.rows.lost_share, self.datasets_refused / self.datasets if self.datasets else 0.0)
+
+    @property
+    def is_known_well(self) -> bool:
+        """Whether so many of its datasets were validated that it may be called the worst."""
+        return self.datasets >= OFFENDING_DATASETS
+
+    @property
     def is_offender(self) -> bool:
         """Whether it counts among the worst offenders."""
-        return self.verdicts.total >= OFFENDING_VALIDATIONS and self.rows.lost_share > OFFENDING_SHARE
+        return self.is_known_well and self.lost_share > OFFENDING_SHARE
 
     def to_json(self, counterpart: str) -> dict[str, Any]:
         """`counterpart` is the key of the verdicts by the other side."""
@@ -100,6 +114,7 @@ class Entry:
             "last_seen": self.last_seen,
             "top_errors": self.rows.top_rules,
             "datasets": self.datasets,
+            "datasets_refused": self.datasets_refused,
             "rows": self.rows.to_json(),
             "tokens": self.tokens,
             "supervised_tokens": self.supervised_tokens,

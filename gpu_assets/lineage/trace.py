@@ -3,21 +3,24 @@
 A checkpoint saw what it was trained on and, by descent, all that its ancestors were trained on.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import polars as pl
 
 from gpu_assets.datasets.records import read_dataset
-from gpu_assets.datasets.validate import VALIDATED_FOLDER, read_validated
+from gpu_assets.datasets.validated import Since, ValidatedDataset, read_validated, read_versions
 from gpu_assets.errors import ArtifactInvalid, SettingsError
+from gpu_assets.lineage.replayed import Replayed, find_replayed, replayed_datasets
 from gpu_assets.lineage.rows import MIN_PREFIX, RowFound
 from gpu_assets.training.line import list_checkpoints
 from gpu_assets.training.records import Checkpoint
-from resources.artifacts import is_complete
 from resources.deployed import read_deployed
 from resources.workspace import Workspace
+
+CHANGED = "it was validated again since, and its rows of then are not kept"
+GONE = "{} is not on disk any more: whether it saw the row is not known"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class TrainedOn:
     """A dataset that a checkpoint was trained on.
 
     `lines` are the ranges of lines in the file whose rows were accepted, both ends included. `fault` says what is
-    not known any more, and why; `file_sha256`, `generator` and `lines` may then be missing.
+    not known any more, and why; `file_sha256`, `generator` and `lines` may then be missing. `since` says what became of
+    the rows, if they do not stand any more.
     """
 
     key: str
@@ -36,17 +40,22 @@ class TrainedOn:
     generator: str | None = None
     lines: tuple[tuple[int, int], ...] = ()
     fault: str | None = None
+    since: Since | None = None
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A checkpoint of the descent, the asked one included, with what it was trained on itself."""
+    """A checkpoint of the descent, the asked one included, with what it was trained on itself.
+
+    `replayed` are rows of its own ancestors' datasets.
+    """
 
     checkpoint: str
     step: int
     weights_sha256: str
     parent: str
     datasets: tuple[TrainedOn, ...]
+    replayed: tuple[Replayed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,18 +79,20 @@ class ModelRows:
 
 @dataclass(frozen=True)
 class SeenBy:
-    """A checkpoint that saw a row: trained on it in `dataset`, or by descent from `through`, which was.
+    """A checkpoint that saw a row: trained on it in `dataset`, for the first time or again, or by descent from
+    `through`, which was.
 
-    `rows_changed` where the dataset was validated again since, so that its rows of then are not known.
+    With a `doubt` it perhaps saw it; the sentence says what is not known. `dataset` is None where that is what
+    `through`, which is gone, was trained on.
     """
 
     checkpoint: str
     step: int
     weights_sha256: str
-    how: Literal["trained", "descent"]
-    dataset: str
+    how: Literal["trained", "replayed", "descent"]
+    dataset: str | None
     through: str
-    rows_changed: bool
+    doubt: str | None = None
     deployed: bool = False
 
 
@@ -94,7 +105,7 @@ class RowTrace:
 
     @property
     def deployed(self) -> str | None:
-        """The deployed checkpoint, if it saw the row."""
+        """The deployed checkpoint, if it saw the row, or perhaps did."""
         return next((seen.checkpoint for seen in self.checkpoints if seen.deployed), None)
 
     def to_json(self) -> dict[str, Any]:
@@ -148,23 +159,35 @@ def rows_of(workspace: Workspace, checkpoint: Checkpoint) -> ModelRows:
 
 
 def seen_by(workspace: Workspace, row: RowFound) -> RowTrace:
-    """Every checkpoint that saw the row, in the order of publication."""
+    """Every checkpoint that saw the row, or perhaps did, in the order of publication."""
     published = list_checkpoints(workspace)
+    on_disk = {checkpoint.weights_sha256 for checkpoint in published}
     seen = _trained_on(workspace, published, row)
     for checkpoint in published:
-        parent, itself = seen.get(checkpoint.parent_sha256), seen.get(checkpoint.weights_sha256)
-        if parent is not None and (itself is None or (itself.rows_changed and not parent.rows_changed)):
-            seen[checkpoint.weights_sha256] = replace(
-                parent,
-                checkpoint=checkpoint.name,
-                step=checkpoint.step,
-                weights_sha256=checkpoint.weights_sha256,
-                how="descent",
-            )
+        itself = seen.get(checkpoint.weights_sha256)
+        inherited = _by_descent(checkpoint, seen.get(checkpoint.parent_sha256), on_disk)
+        if inherited is not None and (itself is None or (itself.doubt and not inherited.doubt)):
+            seen[checkpoint.weights_sha256] = inherited
     deployed = read_deployed(workspace)
     weights = None if deployed is None else deployed["weights_sha256"]
     order = [seen[found.weights_sha256] for found in published if found.weights_sha256 in seen]
     return RowTrace(row, tuple(replace(found, deployed=found.weights_sha256 == weights) for found in order))
+
+
+def _by_descent(checkpoint: Checkpoint, parent: SeenBy | None, on_disk: Collection[str]) -> SeenBy | None:
+    """What the checkpoint has from its parent; a parent that is gone perhaps saw any row."""
+    named = checkpoint.manifest["parent"]
+    if parent is None and (named["kind"] == "base_model" or checkpoint.parent_sha256 in on_disk):
+        return None
+    return SeenBy(
+        checkpoint=checkpoint.name,
+        step=checkpoint.step,
+        weights_sha256=checkpoint.weights_sha256,
+        how="descent",
+        dataset=None if parent is None else parent.dataset,
+        through=named["name"] if parent is None else parent.through,
+        doubt=GONE.format(named["name"]) if parent is None else parent.doubt,
+    )
 
 
 def _ancestor(workspace: Workspace, checkpoint: Checkpoint) -> Ancestor:
@@ -174,6 +197,7 @@ def _ancestor(workspace: Workspace, checkpoint: Checkpoint) -> Ancestor:
         weights_sha256=checkpoint.weights_sha256,
         parent=checkpoint.manifest["parent"]["name"],
         datasets=tuple(_trained_dataset(workspace, entry) for entry in checkpoint.manifest["datasets"]),
+        replayed=replayed_datasets(checkpoint),
     )
 
 
@@ -183,13 +207,32 @@ def _trained_dataset(workspace: Workspace, entry: dict[str, Any]) -> TrainedOn:
     try:
         dataset = read_dataset(workspace.datasets / key)
         found = replace(found, file_sha256=dataset.sha256, original_name=dataset.original_name)
-        validated = read_validated(workspace, key)
     except ArtifactInvalid as error:
-        return replace(found, fault=str(error))
-    found = replace(found, generator=f"{validated.generator_id}@{validated.generator_version or '?'}")
-    if validated.rows_sha256 != entry["sha256"]:
-        return replace(found, fault="it was validated again since, with other rows: the lines of then are not known")
-    return replace(found, lines=tuple(_ranges(pl.read_parquet(validated.rows_path, columns=["line"])["line"])))
+        found = replace(found, fault=str(error))
+    try:
+        validated = _version(workspace, key, entry["sha256"])
+        found = replace(
+            found,
+            file_sha256=found.file_sha256 or validated.manifest.get("dataset_sha256"),
+            generator=f"{validated.generator_id}@{validated.generator_version or '?'}",
+            since=validated.since,
+        )
+        if validated.rows_sha256 != entry["sha256"]:
+            return replace(found, fault=CHANGED)
+        return replace(found, lines=tuple(_ranges(pl.read_parquet(validated.rows_path, columns=["line"])["line"])))
+    except (ArtifactInvalid, OSError, pl.exceptions.PolarsError) as error:
+        return replace(found, fault=found.fault or str(error))
+
+
+def _version(workspace: Workspace, key: str, rows_sha256: str) -> ValidatedDataset:
+    """The dataset with these rows, standing or kept; if they are not there, as it is now or was last.
+
+    Raises:
+        ArtifactInvalid: if it is neither validated nor kept.
+    """
+    versions = read_versions(workspace, key)
+    known = [version for version in versions if version.rows_sha256 == rows_sha256] or versions
+    return known[0] if known else read_validated(workspace, key)
 
 
 def _ranges(lines: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -209,31 +252,47 @@ def _ranges(lines: Iterable[int]) -> Iterator[tuple[int, int]]:
 def _trained_on(workspace: Workspace, published: Sequence[Checkpoint], row: RowFound) -> dict[str, SeenBy]:
     """Weights to the checkpoints that were trained on a dataset with the row.
 
-    A row that is rejected now was perhaps accepted by the validation before; that is not known any more.
+    Of rows that are there, standing or kept, it is known whether the row is among them. A row of a dataset whose rows
+    of then are not there was perhaps accepted then.
     """
-    accepted = {place.dataset for place in row.accepted}
-    now = {key: _rows_sha256(workspace, key) for key in accepted | {entry.dataset for entry in row.rejected}}
+    holding = {(place.dataset, place.rows_sha256) for place in row.accepted}
+    asked = {key for key, _ in holding} | {entry.dataset for entry in row.rejected} | {row.not_validated}
+    kept = {key: {found.rows_sha256 for found in read_versions(workspace, key)} for key in asked if key is not None}
     seen: dict[str, SeenBy] = {}
     for checkpoint in published:
         for entry in checkpoint.manifest["datasets"]:
             key = entry["key"]
-            rows_changed = key in now and entry["sha256"] != now[key]
-            if key not in now or not (key in accepted or rows_changed):
+            doubt = CHANGED if key in kept and entry["sha256"] not in kept[key] else None
+            if doubt is None and (key, entry["sha256"]) not in holding:
                 continue
-            if checkpoint.weights_sha256 not in seen or not rows_changed:
-                seen[checkpoint.weights_sha256] = SeenBy(
-                    checkpoint=checkpoint.name,
-                    step=checkpoint.step,
-                    weights_sha256=checkpoint.weights_sha256,
-                    how="trained",
-                    dataset=key,
-                    through=checkpoint.name,
-                    rows_changed=rows_changed,
-                )
+            if checkpoint.weights_sha256 not in seen or doubt is None:
+                seen[checkpoint.weights_sha256] = _saw_itself(checkpoint, "trained", key, doubt)
+        certain = checkpoint.weights_sha256 in seen and seen[checkpoint.weights_sha256].doubt is None
+        if not certain and (again := _saw_again(checkpoint, row)) is not None:
+            seen[checkpoint.weights_sha256] = again
     return seen
 
 
-def _rows_sha256(workspace: Workspace, key: str) -> str | None:
-    """Of the dataset's rows as they are accepted now; None if it is not validated."""
-    folder = workspace.datasets / key / VALIDATED_FOLDER
-    return read_validated(workspace, key).rows_sha256 if is_complete(folder) else None
+def _saw_again(checkpoint: Checkpoint, row: RowFound) -> SeenBy | None:
+    """Replayed rows are of the dataset as it was then, which may not be what its first training saw."""
+    if row.row_sha256 is None:
+        return None
+    try:
+        key = find_replayed(checkpoint, row.row_sha256)
+    except ArtifactInvalid as error:
+        return _saw_itself(checkpoint, "replayed", checkpoint.manifest["replay"][0]["key"], str(error))
+    return None if key is None else _saw_itself(checkpoint, "replayed", key)
+
+
+def _saw_itself(
+    checkpoint: Checkpoint, how: Literal["trained", "replayed"], dataset: str, doubt: str | None = None
+) -> SeenBy:
+    return SeenBy(
+        checkpoint=checkpoint.name,
+        step=checkpoint.step,
+        weights_sha256=checkpoint.weights_sha256,
+        how=how,
+        dataset=dataset,
+        through=checkpoint.name,
+        doubt=doubt,
+    )

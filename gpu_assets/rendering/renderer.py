@@ -73,15 +73,16 @@ class Renderer:
         """The renderer of a model folder, with the folder's template unless the profile replaces it.
 
         Raises:
-            RenderingError: if the folder has no tokenizer, template or end token, the profile is not registered,
-                or the tokenizer lacks the tokens of the template that the profile puts in place of its own.
+            RenderingError: if the folder has no tokenizer, template or end token, one of them cannot be loaded,
+                the profile is not registered, or the tokenizer lacks the tokens of the template that the profile
+                puts in place of the folder's.
         """
         shaping = get_profile(profile)
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise RenderingError(f"{folder} has no tokenizer.json; a fast tokenizer is required")
         config = read_tokenizer_config(folder)
-        tokenizer, template = Tokenizer.from_file(str(path)), read_template(folder)
+        tokenizer, template = read_tokenizer(path), read_template(folder)
         if (effective := template_in_force(shaping, template)) != template:
             _require_chatml_tokens(tokenizer, folder, profile)
             template = effective
@@ -214,6 +215,20 @@ class Renderer:
 def template_in_force(profile: DataProfile, own: str) -> str:
     """The model's own template, or plain ChatML where the profile replaces one with think blocks."""
     return CHATML if profile.replaces_thinking_template and is_thinking(own) else own
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a `tokenizer.json`.
+
+    Raises:
+        RenderingError: if it cannot be loaded.
+    """
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises no narrower one
+        raise RenderingError(
+            f"{path} cannot be loaded: {error}; wanted the tokenizer.json of a fast tokenizer"
+        ) from None
 
 
 def _append_turn(samples: list[Sample], prompt: list[int], answer: list[int]) -> None:

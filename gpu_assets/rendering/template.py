@@ -31,17 +31,21 @@ CHATML = """\
 """
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 CHATML_END = CHATML_TOKENS[-1]
+_FETCH_AGAIN = "restore it, or fetch the model again"
 
 
 def read_template(folder: Path) -> str:
     """The chat template of a model folder: `chat_template.jinja`, else `tokenizer_config.json`'s.
 
     Raises:
-        RenderingError: if the folder has neither.
+        RenderingError: if the folder has neither, or the file cannot be read.
     """
     path = folder / TEMPLATE_FILE
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RenderingError(f"{path} cannot be loaded: {error}; wanted a Jinja template in UTF-8") from None
     template = read_tokenizer_config(folder).get("chat_template")
     if isinstance(template, str):
         return template
@@ -57,12 +61,21 @@ def is_thinking(template: str) -> bool:
 
 
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json` as a dict; empty if the folder has none."""
+    """`tokenizer_config.json` as a dict; empty if the folder has none.
+
+    Raises:
+        RenderingError: if it cannot be read, or is no JSON object.
+    """
     path = folder / TOKENIZER_CONFIG_FILE
     if not path.is_file():
         return {}
-    config = json.loads(path.read_text(encoding="utf-8"))
-    return config if isinstance(config, dict) else {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RenderingError(f"{path} cannot be loaded: {error}; {_FETCH_AGAIN}") from None
+    if not isinstance(config, dict):
+        raise RenderingError(f"{path} is a JSON {type(config).__name__}, wanted an object; {_FETCH_AGAIN}")
+    return config
 
 
 def render(template: str, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:

@@ -8,7 +8,7 @@ import dagster as dg
 from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.datasets.assets import DATASETS
 from gpu_assets.datasets.parity import PARITY_CHECK, PromptSkew
-from gpu_assets.datasets.validate import ValidatedDataset, read_validated
+from gpu_assets.datasets.validated import ValidatedDataset, read_validated
 from gpu_assets.errors import MaskInvalid, PlatformError, SettingsError
 from gpu_assets.training.config import TrainingConfig
 from gpu_assets.training.records import BASE_WEIGHTS, Checkpoint, TrainingDataset

@@ -7,7 +7,8 @@ each precision and fitted to the layer's widths (docs/memory.md has the figures 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from itertools import combinations
+from typing import Literal, NamedTuple
 
 from gpu_assets.errors import OutOfMemory
 from gpu_assets.sections import Hyperparams, Optimizer
@@ -284,34 +285,48 @@ def _advice(setup: Setup, change: str, **changes: object) -> Advice:
 
 
 def _together(setup: Setup, budget: int) -> list[Advice]:
-    """The shortest beginning of a list of changes that is enough; what costs least is first."""
-    hyperparams = setup.hyperparams
-    optimizer = hyperparams.optimizer
-    steps: list[tuple[str, dict[str, object]]] = []
-    if not hyperparams.use_gradient_checkpointing:
-        steps.append(("use_gradient_checkpointing to true", {"use_gradient_checkpointing": True}))
-    steps.append((f"max_batch_tokens to {hyperparams.max_length}", {"max_batch_tokens": hyperparams.max_length}))
-    if setup.device == "cuda" and optimizer.type != "paged_adamw_8bit":
-        optimizer = optimizer.model_copy(update={"type": "paged_adamw_8bit"})
-        steps.append(("optimizer.type to paged_adamw_8bit", {"optimizer": optimizer.model_dump()}))
-    if _may_be_bf16(setup, optimizer):
-        steps.append(("weights_precision to bf16", {"weights_precision": "bf16"}))
-    if not hyperparams.lora.rank:
-        if optimizer.type == "muon":
-            optimizer = optimizer.model_copy(update={"type": "adamw"})
-            steps.append(("optimizer.type to adamw", {"optimizer": optimizer.model_dump()}))
-        steps.append(
-            (f"lora.rank to {SUGGESTED_RANK}", {"lora": hyperparams.lora.model_dump() | {"rank": SUGGESTED_RANK}})
-        )
-    words: list[str] = []
-    changes: dict[str, object] = {}
-    for word, change in steps:
-        words.append(f"hyperparams.{word}")
-        changes |= change
-        total = plan_memory(setup.changed(**changes)).total
-        if total <= budget:
-            return [Advice(" and ".join(words), total)]
+    """The fewest changes that are enough together, without LoRA if that can be: it trains other weights."""
+    changes = _changes(setup)
+    sets = [chosen for count in range(2, len(changes) + 1) for chosen in combinations(changes, count)]
+    for chosen in sorted(sets, key=lambda chosen: any("lora" in change.fields for change in chosen)):
+        fields = {name: value for change in chosen for name, value in change.fields.items()}
+        changed = setup.changed(**fields)
+        total = plan_memory(changed).total
+        if total <= budget and _is_accepted(changed):
+            return [Advice(" and ".join(f"hyperparams.{change.words}" for change in chosen), total)]
     return []
+
+
+class _Change(NamedTuple):
+    words: str
+    fields: dict[str, object]
+
+
+def _changes(setup: Setup) -> list[_Change]:
+    """What can be changed; what costs least is first."""
+    hyperparams = setup.hyperparams
+    optimizer, lora = hyperparams.optimizer.model_dump(), hyperparams.lora.model_dump()
+    found = []
+    if not hyperparams.use_gradient_checkpointing:
+        found.append(_Change("use_gradient_checkpointing to true", {"use_gradient_checkpointing": True}))
+    found.append(_Change(f"max_batch_tokens to {hyperparams.max_length}", {"max_batch_tokens": hyperparams.max_length}))
+    others = {"adamw": optimizer["type"] == "muon", "paged_adamw_8bit": setup.device == "cuda"}
+    for name, can_be in others.items():
+        if can_be and optimizer["type"] != name:
+            found.append(_Change(f"optimizer.type to {name}", {"optimizer": optimizer | {"type": name}}))
+    if hyperparams.weights_precision == "fp32" and setup.precision == "bf16":
+        found.append(_Change("weights_precision to bf16", {"weights_precision": "bf16"}))
+    if not hyperparams.lora.rank:
+        found.append(_Change(f"lora.rank to {SUGGESTED_RANK}", {"lora": lora | {"rank": SUGGESTED_RANK}}))
+    return found
+
+
+def _is_accepted(setup: Setup) -> bool:
+    """Whether settings take these together: LoRA does not go with Muon, nor bf16 weights with all optimizers."""
+    hyperparams = setup.hyperparams
+    if hyperparams.lora.rank and hyperparams.optimizer.type == "muon":
+        return False
+    return hyperparams.weights_precision == "fp32" or hyperparams.optimizer.bf16_problem is None
 
 
 def _most_tokens_that_fit(setup: Setup, budget: int) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 import polars as pl
 
-from gpu_assets.datasets.validate import read_validated
+from gpu_assets.datasets.validated import read_validated
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Hyperparams

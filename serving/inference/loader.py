@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gpu_assets.errors import ArtifactInvalid
+from gpu_assets.errors import ArtifactInvalid, RenderingError
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Profile
 from resources.artifacts import MANIFEST_FILE, is_complete, weights_sha256
@@ -118,7 +118,7 @@ def _inspect_ours(path: Path, manifest: _Manifest) -> ModelFolder:
 def _renderer(path: Path, profile: str, system_prompt: str | None) -> Renderer:
     try:
         return Renderer.load(path, profile, system_prompt)
-    except Exception as error:  # tokenizers raises nothing narrower for a broken tokenizer.json
+    except RenderingError as error:
         raise ArtifactInvalid(f"{path} cannot be rendered for: {error}") from error
 
 

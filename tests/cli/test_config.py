@@ -102,6 +102,29 @@ def test_check_of_a_file_that_is_not_there_names_it(config: Config, tmp_path: Pa
     assert (result.exit_code, "none.json does not exist" in result.output) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"hyperparams": {"max_grad_norm": 1e400}}', "hyperparams.max_grad_norm: Input should be a finite number"),
+        ('{"storage": {"min_free_gb": NaN}}', "storage.min_free_gb: Input should be"),
+        ('{"hyperparams": {"seed": 4294967296}}', "hyperparams.seed: Input should be less than 4294967296"),
+        ('{"model_name": "a", "model_name": "b"}', "names 'model_name' twice in one object"),
+    ],
+)
+def test_check_refuses_what_no_run_could_use(config: Config, tmp_path: Path, text: str, sentence: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    result = config("check", file)
+    assert result.exit_code != 0
+    assert sentence in result.output
+
+
+def test_check_of_a_folder_is_a_sentence(config: Config, tmp_path: Path) -> None:
+    result = config("check", tmp_path)
+    assert result.exit_code != 0
+    assert f"{tmp_path} cannot be read: Is a directory; wanted a JSON file" in result.output.replace("\n", " ")
+
+
 def test_every_field_is_described() -> None:
     assert [field.key for field in fields() if not field.info.description] == []
 

@@ -54,8 +54,9 @@ def as_lines(*rows: Any) -> bytes:
         b"\xef\xbb\xbf" + as_lines(ALPACA, ALPACA).replace(b"\n", b"\r\n\n"),
         json.dumps([ALPACA, ALPACA], indent=2).encode(),
         b"\xef\xbb\xbf \n" + json.dumps([ALPACA, ALPACA]).encode(),
+        b"\r\n \t" * 500 + json.dumps([ALPACA, ALPACA]).encode(),
     ],
-    ids=["lines", "lines of another editor", "array", "array with a byte order mark"],
+    ids=["lines", "lines of another editor", "array", "array with a byte order mark", "array after blank lines"],
 )
 def test_alpaca_rows_become_chat_rows(convert: Convert, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "in.json").write_bytes(data)
@@ -114,6 +115,12 @@ def test_where_no_row_can_be_converted_nothing_is_written(convert: Convert, tmp_
         ({"conversations": [SHAREGPT["conversations"]]}, "chat_sft_v1", {"messages": TURNS}),
         ({"prompt": ["Who?"], "response": ["Nobody."]}, "chat_sft_v1", {"messages": TURNS}),
         ({"prompt": ["Who?"], "completion": ["Nobody."]}, "chat_sft_v1", {"messages": TURNS}),
+        ({"prompt": [TURNS[:1]], "completion": [TURNS[1:]]}, "chat_sft_v1", {"messages": TURNS}),
+        (
+            {"prompt": [[TURNS[0], TURNS[1], TURNS[0]]], "completion": ["So."]},
+            "chat_sft_v1",
+            {"messages": [*TURNS, TURNS[0], {"role": "assistant", "content": "So."}]},
+        ),
         ({"instruction": ["Who?"], "input": [None], "output": ["Nobody."]}, "chat_sft_v1", {"messages": TURNS}),
         ({"text": ["Nobody."]}, "completion_v1", {"text": "Nobody."}),
     ],

@@ -1,6 +1,7 @@
 """`gpu-assets lineage` as it is typed, on a home that was trained in and on a real Dagster instance."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from gpu_assets.lineage.trace import TrainedOn
 from gpu_assets.settings import PROJECT_ROOT
 from resources.workspace import Workspace
 from tests.lineage.support import make_validation, observe, run_take_in
-from tests.lineage.world import BAD_LINE, ROWS, World, build_world
+from tests.lineage.world import BAD_LINE, ROWS, World, accept_fewer, build_world, refuse
 
 Lineage = Callable[..., Result]
 
@@ -110,6 +111,75 @@ def test_a_rejected_row_is_shown_with_the_rule(trained: Lineage, world: World) -
 
     assert f"rejected: {world.a} line {BAD_LINE}, by " in shown
     assert "no checkpoint saw it" in shown
+
+
+def test_what_was_withdrawn_since_is_said(
+    lineage: Lineage, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Workspace(Path(shutil.copytree(world.workspace.home, tmp_path / "own")))
+    refuse(own, world.b, '{"generator_id": "nobody"}')
+    monkeypatch.setenv("GPU_ASSETS_HOME", str(own.home))
+
+    row, model = lineage("--row", f"{world.b}:1").output, lineage("--model", world.second.name).output
+
+    assert f"accepted: {world.b} line 1, withdrawn since" in row
+    assert "its file was refused: " in row and f"deployed: {world.second.name}" in row
+    assert f"{world.b}: withdrawn since: a gate refused it" in model and f"1-{ROWS}" in model
+    assert json.loads(lineage("--model", world.second.name, "--json").output)["descent"][0]["datasets"][0]["since"]
+
+
+@pytest.fixture
+def own(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A copy of the world that a test may change, as the command's home."""
+    own = Workspace(Path(shutil.copytree(world.workspace.home, tmp_path / "own")))
+    monkeypatch.setenv("GPU_ASSETS_HOME", str(own.home))
+    return own
+
+
+def test_rows_that_were_replaced_since_are_said_to_be_kept(lineage: Lineage, world: World, own: Workspace) -> None:
+    line = accept_fewer(own, world.b)
+
+    row, model = lineage("--row", f"{world.b}:{line}").output, lineage("--model", world.second.name).output
+
+    assert f"accepted: {world.b} line {line}, replaced since" in row and f"rejected: {world.b} line {line}" in row
+    assert f"{world.second.name} was trained on it ({world.b}), deployed" in row
+    assert f"{world.b}: validated again since, with other rows; these are kept" in model and f"1-{ROWS}" in model
+    other = lineage("--row", f"{world.b}:{line % ROWS + 1}").output
+    assert other.count("accepted: ") == 1 and "since" not in other
+
+
+def test_a_checkpoint_without_its_parent_is_shown_as_one_that_perhaps_saw_the_row(
+    lineage: Lineage, world: World, own: Workspace
+) -> None:
+    shutil.rmtree(own.checkpoints / world.first.name)
+
+    shown = lineage("--row", f"{world.a}:2").output
+    (seen,) = json.loads(lineage("--row", f"{world.a}:2", "--json").output)["checkpoints"]
+
+    assert "no checkpoint saw it" not in shown
+    assert f"{world.second.name} perhaps saw it by descent: {world.first.name} is not on disk any more" in shown
+    assert f"deployed: {world.second.name}, perhaps" in shown
+    assert "whether it saw the row is not known" in seen["doubt"]
+
+
+def test_events_without_the_file_that_opens_them_are_not_called_none(
+    lineage: Lineage, instance: dg.DagsterInstance, workspace: Workspace
+) -> None:
+    observe(instance, make_validation("a"))
+    (workspace.dagster / "dagster.yaml").unlink()
+
+    result = lineage()
+
+    assert result.exit_code == 2
+    assert "no dagster.yaml" in result.output and "nothing was validated yet" not in result.output
+
+
+def test_a_generator_whose_files_are_refused_is_named_with_how_many(
+    lineage: Lineage, instance: dg.DagsterInstance
+) -> None:
+    observe(instance, *(make_validation(f"bad{n}", rows=0, passed=False) for n in range(10)))
+
+    assert "curriculum@1.0.0 (0.0% of its rows lost, 10 of 10 datasets refused)" in lineage().output
 
 
 def test_runs_are_exported_once(lineage: Lineage, instance: dg.DagsterInstance, workspace: Workspace) -> None:

@@ -385,7 +385,11 @@ def test_deep_compares_with_the_homes_history_and_leaves_it_alone(
     duplicate = by_rule(entry)["exact_duplicate"]
     assert duplicate["count"] == 1
     assert "line 1 of dataset first-" in duplicate["examples"][0]["seen"]
-    assert by_rule(files_of(validate(good, "--json", "--level", "deep"))[0]) == {}
+    copies = [good, good.with_name("copy.jsonl.gz"), good.with_name("copy.jsonl.zst")]
+    copies[1].write_bytes(gzip.compress(good.read_bytes()))
+    copies[2].write_bytes(zstd.compress(good.read_bytes()))
+    for copy in copies:
+        assert by_rule(files_of(validate(copy, "--json", "--level", "deep"))[0]) == {}, "its own rows"
     assert workspace.row_history.read_bytes() == before
 
 
@@ -546,3 +550,11 @@ def read_terminal(descriptor: int) -> bytes:
         return os.read(descriptor, 65536)
     except OSError:  # no writer is left
         return b""
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstd.compress])
+def test_standard_input_may_be_compressed(validate: Validate, compress: Callable[[bytes], bytes]) -> None:
+    result = validate("-", "--json", input=compress(f"{GOOD}\n".encode() * 3))
+
+    (entry,) = json.loads(result.stdout)["files"]
+    assert (result.exit_code, entry["path"], entry["accepted"]) == (0, "-", 3)

@@ -1,19 +1,22 @@
 """The assets of taking in: a run over a range records each file for itself, and one bad file stops no other."""
 
 import json
+import logging
 import random
 import warnings
 from collections.abc import Callable, Iterator
 
 import dagster as dg
 import pytest
+from matplotlib.figure import Figure
 
 from gpu_assets.datasets.assets import CODE_VERSION, build
 from gpu_assets.datasets.parity import PARITY_CHECK
 from gpu_assets.datasets.records import find_dataset
-from gpu_assets.datasets.validate import read_validated
+from gpu_assets.datasets.validated import read_validated
 from gpu_assets.datasets.validations import VALIDATION_METADATA, Validation
 from gpu_assets.rendering import Renderer
+from gpu_assets.settings import GeneratorPolicy, SpecPolicy
 from resources.platform import Platform
 from resources.routing import Routing
 from resources.workspace import Workspace
@@ -221,6 +224,68 @@ def test_every_validation_is_observed_whether_it_passed_or_not(
     assert refused.rejected_by_rule == {"invalid_json": 10}
     assert refused.generator_id == "manual" and refused.generator_inferred
     assert all(one.tokens > one.supervised_tokens > 0 for one in found)
+
+
+def test_a_dataset_whose_report_is_broken_stops_no_other_and_is_named_in_the_run(
+    keys: list[str], run: Run, workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    run(keys)
+    (workspace.datasets / keys[0] / "validated" / "report.json").write_text("{")
+
+    again = run([keys[2]])
+
+    assert again.success
+    warnings = [entry.user_message for entry in instance.all_logs(again.run_id) if entry.level == logging.WARNING]
+    (sentence,) = (text for text in warnings if "left out" in text)
+    assert keys[0] in sentence and "report.json cannot be read" in sentence
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"level": "quick"},
+        {"specs": {"chat_sft_v1": SpecPolicy(level="quick")}},
+        {"generators": {"manual": GeneratorPolicy(level="quick")}},
+    ],
+    ids=["all", "spec", "generator"],
+)
+def test_at_level_quick_there_is_no_histogram_of_lengths(
+    changes: dict[str, object],
+    keys: list[str],
+    run: Run,
+    instance: dg.DagsterInstance,
+    platform: Platform,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quick = platform.settings.validation.model_copy(update=changes)
+    monkeypatch.setitem(platform.settings.__dict__, "validation", quick)
+
+    assert run([keys[0]]).success
+
+    passed = materialization(instance, "validated_datasets", keys[0])
+    assert passed is not None and passed.metadata["dagster/row_count"].value == 20
+    assert "lengths" not in passed.metadata
+
+
+def test_a_dataset_that_cannot_be_described_stops_no_other(
+    keys: list[str], run: Run, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, saved = Figure.savefig, []
+
+    def fail_once(figure: Figure, *arguments: object, **options: object) -> None:
+        saved.append(figure)
+        if len(saved) == 1:
+            raise ValueError("no font")
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", fail_once)
+    (failure,) = run(keys).get_step_failure_events()
+
+    assert f"{keys[0]} passed both gates, but cannot be described: ValueError('no font')" in (
+        failure.step_failure_data.error.message
+    )
+    assert instance.get_materialized_partitions(dg.AssetKey("validated_datasets")) == {keys[2]}
+    assert faults(instance, "content_gate")[keys[2]] is None
 
 
 def test_a_validated_dataset_names_the_version_of_the_gates(

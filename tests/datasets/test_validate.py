@@ -12,12 +12,11 @@ import pytest
 
 from gpu_assets.datasets.queue import retry
 from gpu_assets.datasets.records import Dataset, find_dataset, standing_refusal
-from gpu_assets.datasets.validate import (
-    GateRefused,
-    Gates,
+from gpu_assets.datasets.validate import GateRefused, Gates, dataset_to_validate
+from gpu_assets.datasets.validated import (
     ValidatedDataset,
-    dataset_to_validate,
     read_validated,
+    read_versions,
     trained_problem_keys,
     up_to_date,
 )
@@ -30,6 +29,7 @@ from tests.datasets.conftest import Tick
 from validators.history import RowHistory
 
 Drop = Callable[..., Dataset]
+GatesWith = Callable[..., Gates]
 
 
 @pytest.fixture
@@ -50,6 +50,18 @@ def drop(workspace: Workspace, tick: Tick) -> Drop:
         return find_dataset(workspace, key)
 
     return put
+
+
+@pytest.fixture
+def gates_with(settings: Settings, workspace: Workspace, tiny_folder: Path) -> GatesWith:
+    """The gates under other settings of validation."""
+
+    def build(**thresholds: object) -> Gates:
+        changed = settings.validation.model_copy(update=thresholds)
+        renderer = Renderer.load(tiny_folder, "plain")
+        return Gates.build(settings.model_copy(update={"validation": changed}), workspace, renderer)
+
+    return build
 
 
 def generated(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -160,6 +172,17 @@ def test_a_refusal_stands_until_the_sidecar_is_another_one(gates: Gates, drop: D
     (dataset.folder / "sidecar.json").write_text('{"schema_id": "chat_sft_v1"}')
     assert standing_refusal(dataset.folder) is None
     assert gates.validate(dataset).rows == 3
+
+
+def test_a_refusal_is_forgotten_where_the_dataset_passes_later(gates: Gates, drop: Drop) -> None:
+    dataset = drop(*generated(3), sidecar={"schema_id": "unheard_of"})
+    with pytest.raises(GateRefused):
+        gates.validate(dataset)
+    refused_with = (dataset.folder / "sidecar.json").read_bytes()
+    (dataset.folder / "sidecar.json").write_text('{"schema_id": "chat_sft_v1"}')
+    gates.validate(dataset)
+    (dataset.folder / "sidecar.json").write_bytes(refused_with)
+    assert standing_refusal(dataset.folder) is None
 
 
 def test_an_entry_that_the_inbox_refused_is_refused_with_its_sentence(
@@ -332,6 +355,41 @@ def test_rows_accepted_before_are_known_and_a_dataset_is_no_duplicate_of_itself(
     assert duplicates_in(gates.validate(again)) == {"exact_duplicate": 10}
 
 
+@pytest.mark.parametrize("level", ["quick", "standard"])
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+def test_rows_that_were_accepted_at_a_lower_level_are_known_as_the_same_later(
+    level: str, kind: str, gates: Gates, gates_with: GatesWith, drop: Drop
+) -> None:
+    rows: list[Any] = prose(40)
+    if kind == "completion":
+        rows = [{"text": row["messages"][1]["content"]} for row in rows]
+    first, again = drop(*rows), drop(*rows[:10], name="again.jsonl")
+    gates_with(level=level).validate(first)
+
+    assert duplicates_in(gates.validate(again)) == {"exact_duplicate": 10}
+
+
+def test_a_validation_at_a_lower_level_forgets_nothing_of_rows_that_are_still_accepted(
+    gates: Gates, gates_with: GatesWith, drop: Drop, workspace: Workspace
+) -> None:
+    rows = prose(40)
+    rows[20]["messages"][0]["content"] += " longer"
+    altered = [json.loads(json.dumps(row)) for row in rows[:10]]
+    for row in altered:
+        row["messages"][1]["content"] += " z"
+    first, nearly = drop(*rows), drop(*altered, name="nearly.jsonl")
+    gates.validate(first)
+    gates_with(level="quick").validate(first)
+    assert duplicates_in(gates.validate(nearly)) == {"near_duplicate": 10}
+
+    longest = max(map(len, first.data_path.read_bytes().splitlines()))
+    gates_with(level="quick", max_row_bytes=longest - 1).validate(first)
+    with RowHistory.open(workspace.row_history, read_only=True) as history:
+        assert history.datasets()[first.key] == 39
+    gates.validate(first)
+    assert duplicates_in(gates.validate(nearly)) == {"near_duplicate": 10}
+
+
 def test_a_generator_may_be_held_to_no_duplicates(
     settings: Settings, workspace: Workspace, tiny_folder: Path, drop: Drop
 ) -> None:
@@ -391,7 +449,7 @@ def test_what_does_not_pass_any_more_is_withdrawn_from_training(
     gates: Gates, settings: Settings, workspace: Workspace, tiny_folder: Path, drop: Drop
 ) -> None:
     dataset = drop(*generated(30), "{")
-    gates.validate(dataset)
+    accepted = gates.validate(dataset)
     thresholds = settings.validation.model_copy(update={"max_rejected_share": 0.0})
     stricter = settings.model_copy(update={"validation": thresholds})
     with pytest.raises(GateRefused):
@@ -399,7 +457,72 @@ def test_what_does_not_pass_any_more_is_withdrawn_from_training(
 
     with pytest.raises(ArtifactInvalid):
         read_validated(workspace, dataset.key)
-    assert (workspace.quarantine / dataset.key / "withdrawn" / "rows.parquet").is_file()
+    assert (workspace.quarantine / dataset.key / "withdrawn" / accepted.rows_sha256[:8] / "rows.parquet").is_file()
     assert up_to_date(workspace, [dataset.key]) == set()
     with RowHistory.open(workspace.row_history, read_only=True) as history:
         assert dataset.key not in history.datasets()
+
+
+def test_accepted_rows_are_kept_when_others_replace_them_and_when_they_are_withdrawn(
+    gates: Gates, gates_with: GatesWith, drop: Drop, workspace: Workspace
+) -> None:
+    rows = generated(30)
+    dataset = drop(*rows)
+    longest = max(map(len, dataset.data_path.read_bytes().splitlines()))
+    whole = gates.validate(dataset)
+    gates.validate(dataset)
+    assert len(read_versions(workspace, dataset.key)) == 1, "the same rows are no other version"
+
+    fewer = gates_with(max_row_bytes=longest - 1, max_rejected_share=0.9).validate(dataset)
+    assert fewer.rows_sha256 != whole.rows_sha256
+    assert [(one.rows_sha256, one.since) for one in read_versions(workspace, dataset.key)] == [
+        (fewer.rows_sha256, None),
+        (whole.rows_sha256, "replaced"),
+    ]
+    assert up_to_date(workspace, [dataset.key]) == {dataset.key}
+
+    with pytest.raises(GateRefused):
+        gates_with(max_row_bytes=10).validate(dataset)
+    versions = read_versions(workspace, dataset.key)
+    assert {one.rows_sha256 for one in versions} == {whole.rows_sha256, fewer.rows_sha256}
+    assert {(one.key, one.since) for one in versions} == {(dataset.key, "withdrawn")}
+    assert all(len(pl.read_parquet(one.rows_path)) == one.rows for one in versions)
+    assert up_to_date(workspace, [dataset.key]) == set()
+
+    gates.validate(dataset)
+    assert [(one.rows_sha256, one.since) for one in read_versions(workspace, dataset.key)] == [
+        (whole.rows_sha256, None),
+        (fewer.rows_sha256, "replaced"),
+    ]
+    assert up_to_date(workspace, [dataset.key]) == {dataset.key}
+
+
+def refuse_by_sidecar(gates: Gates, dataset: Dataset) -> None:
+    """Validate it again with a sidecar that the spec gate refuses."""
+    (dataset.folder / "sidecar.json").write_text('{"generator_id": "nobody"}')
+    with pytest.raises(GateRefused, match="not registered"):
+        gates.validate(find_dataset(gates.workspace, dataset.key))
+
+
+def refuse_by_the_disk(gates: Gates, dataset: Dataset) -> None:
+    """Validate it again where its data cannot be read any more."""
+    dataset.data_path.unlink()
+    with pytest.raises(GateRefused, match="cannot be read"):
+        gates.validate(find_dataset(gates.workspace, dataset.key))
+
+
+@pytest.mark.parametrize("refuse", [refuse_by_sidecar, refuse_by_the_disk])
+def test_a_dataset_that_any_gate_refuses_is_no_longer_compared_with(
+    refuse: Callable[[Gates, Dataset], None], gates: Gates, drop: Drop, workspace: Workspace
+) -> None:
+    rows = prose(40)
+    first = drop(*rows)
+    gates.validate(first)
+    assert gates.past.lengths("manual", excluding="") is not None
+
+    refuse(gates, first)
+
+    with RowHistory.open(workspace.row_history, read_only=True) as history:
+        assert history.datasets() == {}
+    assert gates.past.lengths("manual", excluding="") is None
+    assert duplicates_in(gates.validate(drop(*rows[:10], name="again.jsonl"))) == {}

@@ -44,7 +44,7 @@ def test_a_generator_that_loses_eight_percent_is_the_worst_offender(
         "- syllo_local@1.0.0 lost 80 of 1,000 rows (8.0%) in 10 validations: empty_content 80"
     )
     assert (shown["rows"], shown["rows_lost"], shown["rejected_rate_percent"]) == (2_000, 90, 4.5)
-    assert "| syllo_local@1.0.0 | 10 | 0 | 10 | 1,000 | 80 | 8.00 |" in str(shown["generators"])
+    assert "| syllo_local@1.0.0 | 10 | 0 | 10 | 0 | 1,000 | 80 | 8.00 |" in str(shown["generators"])
     assert "| curriculum@1.0.0 |" in str(shown["generators"])
     assert "| content_validator@2.0.0 | 20 |" in str(shown["validators"])
     assert "data:image/png;base64," in str(shown["rejected_over_time"])
@@ -53,6 +53,19 @@ def test_a_generator_that_loses_eight_percent_is_the_worst_offender(
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert found.description is not None and found.description.startswith("syllo_local@1.0.0 lost 80")
     assert result.success, "a warning stops nothing"
+
+
+def test_a_generator_whose_files_the_spec_gate_refuses_is_named_with_how_many(
+    materialize: Callable[[], dg.ExecuteInProcessResult], instance: dg.DagsterInstance
+) -> None:
+    observe(instance, *(make_validation(f"bad{n}", rows=0, passed=False) for n in range(10)))
+
+    result = materialize()
+
+    assert metadata(result)["worst_offenders"] == (
+        "- curriculum@1.0.0 lost 0 of 0 rows (0.0%) in 10 validations, 10 of 10 datasets refused"
+    )
+    assert not check(result).passed
 
 
 def test_without_an_offender_the_check_passes(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gpu_assets.datasets.validations import Validation
 from gpu_assets.lineage.ledger import build_ledger
 from tests.lineage.support import make_validation
 
@@ -83,13 +84,13 @@ def test_after_a_corrected_sidecar_the_rows_are_the_named_generators() -> None:
 
 
 @pytest.mark.parametrize(
-    ("validations", "rejected", "is_offender"),
+    ("datasets", "rejected", "is_offender"),
     [(10, 8, True), (9, 8, False), (10, 5, False), (10, 6, True), (200, 0, False)],
 )
-def test_an_offender_lost_over_five_percent_of_its_rows_in_ten_validations_or_more(
-    validations: int, rejected: int, is_offender: bool
+def test_an_offender_lost_over_five_percent_of_its_rows_in_ten_datasets_or_more(
+    datasets: int, rejected: int, is_offender: bool
 ) -> None:
-    ledger = build_ledger(make_validation(f"d{n}", rejected=rejected) for n in range(validations))
+    ledger = build_ledger(make_validation(f"d{n}", rejected=rejected) for n in range(datasets))
 
     assert [entry.id for entry in ledger.worst_offenders] == (["curriculum@1.0.0"] if is_offender else [])
 
@@ -100,6 +101,53 @@ def test_rows_that_went_down_with_their_file_count_as_lost() -> None:
 
     (offender,) = ledger.worst_offenders
     assert (offender.rows.rejected, offender.rows.refused_with_file, offender.rows.lost_share) == (0, 100, 0.1)
+
+
+def refused_at_the_spec_gate(key: str, **changes: object) -> Validation:
+    return make_validation(key, rows=0, passed=False, schema=None, level=None, **changes)
+
+
+@pytest.mark.parametrize(("refused", "datasets", "is_offender"), [(12, 12, True), (4, 48, True), (2, 40, False)])
+def test_an_offender_had_over_five_percent_of_its_datasets_refused(
+    refused: int, datasets: int, is_offender: bool
+) -> None:
+    made = [refused_at_the_spec_gate(f"r{n}") for n in range(refused)]
+    ledger = build_ledger([*made, *(make_validation(f"d{n}") for n in range(datasets - refused))])
+
+    entry = ledger.generators["curriculum@1.0.0"]
+    assert (entry.rows.lost, entry.datasets_refused, entry.datasets) == (0, refused, datasets)
+    assert [found.id for found in ledger.worst_offenders] == (["curriculum@1.0.0"] if is_offender else [])
+
+
+def test_a_dataset_that_is_validated_ten_times_accuses_nobody() -> None:
+    ledger = build_ledger([make_validation("a", rejected=60) for _ in range(10)])
+
+    assert ledger.worst_offenders == []
+    assert ledger.to_lineage_json()["summary"]["worst_generator"] is None
+
+
+def test_a_dataset_counts_as_refused_by_its_newest_validation() -> None:
+    made = [refused_at_the_spec_gate(f"d{n}") for n in range(10)]
+    ledger = build_ledger([*made, *(make_validation(f"d{n}") for n in range(10))])
+
+    assert ledger.generators["curriculum@1.0.0"].datasets_refused == 0
+    assert ledger.worst_offenders == []
+
+
+def test_nobody_is_the_worst_where_nothing_was_lost() -> None:
+    summary = build_ledger(make_validation(f"d{n}") for n in range(10)).to_lineage_json()["summary"]
+
+    assert (summary["worst_generator"], summary["worst_validator"]) == (None, None)
+
+
+def test_a_generator_whose_files_are_all_refused_is_worse_than_one_that_loses_rows() -> None:
+    made = [make_validation(f"d{n}", rejected=9) for n in range(10)]
+    made += [refused_at_the_spec_gate(f"r{n}", generator_id="syllo_api") for n in range(10)]
+
+    ledger = build_ledger(made)
+
+    assert [entry.id for entry in ledger.worst_offenders] == ["syllo_api@1.0.0", "curriculum@1.0.0"]
+    assert ledger.to_lineage_json()["summary"]["worst_generator"]["id"] == "syllo_api@1.0.0"
 
 
 def test_the_worst_generator_is_the_one_that_lost_the_largest_share_among_those_known_well() -> None:

@@ -1,5 +1,6 @@
 """Both ways, on real checkpoints: which rows made a model, and which models saw a row."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -8,15 +9,16 @@ import polars as pl
 import pytest
 
 from gpu_assets.datasets.records import find_dataset
-from gpu_assets.datasets.validate import read_validated
+from gpu_assets.datasets.validated import read_validated
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.lineage.rows import find_row
-from gpu_assets.lineage.trace import RowTrace, find_checkpoint, rows_of, seen_by
+from gpu_assets.lineage.trace import CHANGED, GONE, RowTrace, find_checkpoint, rows_of, seen_by
 from resources.artifacts import sha256_file
 from resources.workspace import Workspace
-from tests.lineage.world import BAD_LINE, ROWS, World
+from tests.lineage.world import BAD_LINE, ROWS, World, accept_fewer, refuse, validate, validate_again
 
 MAX_BYTES = 2**20
+TURN = {"role": "assistant", "content": "a"}
 
 
 def trace(workspace: Workspace, wanted: str) -> RowTrace:
@@ -30,7 +32,11 @@ def own(world: World, tmp_path: Path) -> Workspace:
 
 
 def row_hash(world: World, key: str, line: int) -> str:
-    rows = pl.read_parquet(read_validated(world.workspace, key).rows_path)
+    return row_hash_in(world.workspace, key, line)
+
+
+def row_hash_in(workspace: Workspace, key: str, line: int) -> str:
+    rows = pl.read_parquet(read_validated(workspace, key).rows_path)
     return str(rows.filter(pl.col("line") == line)["row_sha256"].item())
 
 
@@ -68,7 +74,7 @@ def test_a_row_is_seen_by_what_was_trained_on_it_and_by_what_descends_from_that(
         (world.first.name, "trained", world.first.name),
         (world.second.name, "descent", world.first.name),
     ]
-    assert not any(seen.rows_changed for seen in found.checkpoints)
+    assert not any(seen.doubt for seen in found.checkpoints)
     assert found.deployed == world.second.name
 
 
@@ -172,8 +178,94 @@ def test_rows_of_then_are_not_known_after_another_validation(world: World, own: 
 
     (a,) = rows_of(own, world.second).descent[1].datasets
     assert a.lines == () and a.fault is not None and "validated again" in a.fault
-    assert [seen.rows_changed for seen in trace(own, f"{world.a}:2").checkpoints] == [True, True]
+    assert [seen.doubt for seen in trace(own, f"{world.a}:2").checkpoints] == [CHANGED, CHANGED]
     assert len(trace(own, f"{world.a}:{BAD_LINE}").checkpoints) == 2, "it was perhaps accepted then"
+
+
+UNREGISTERED = '{"generator_id": "nobody"}'
+UNREADABLE = '{"generator_id": '
+OTHER_SCHEMA = '{"schema_id": "completion_v1"}'
+
+
+@pytest.mark.parametrize("sidecar", [UNREGISTERED, UNREADABLE, OTHER_SCHEMA])
+def test_a_row_of_a_dataset_that_the_spec_gate_refused_since_was_still_trained_on(
+    world: World, own: Workspace, sidecar: str
+) -> None:
+    refuse(own, world.a, sidecar)
+
+    sha256 = row_hash(world, world.a, 2)
+    for wanted in (f"{world.a}:2", f"{world.files / 'a.jsonl'}:2", sha256):
+        found = trace(own, wanted)
+        assert found.row.row_sha256 == sha256
+        assert [(place.line, place.since) for place in found.row.accepted if place.dataset == world.a] == [
+            (2, "withdrawn")
+        ]
+        assert [(seen.checkpoint, seen.doubt) for seen in found.checkpoints] == [
+            (world.first.name, None),
+            (world.second.name, None),
+        ]
+        assert found.deployed == world.second.name
+
+
+def test_after_the_content_gate_refused_a_file_it_is_known_which_of_its_rows_were_trained_on(
+    world: World, own: Workspace
+) -> None:
+    refuse(own, world.a, max_rejected_share=0.0)
+
+    good, bad = trace(own, f"{world.a}:1"), trace(own, f"{world.a}:{BAD_LINE}")
+
+    assert good.row.note is not None and "its file was refused" in good.row.note
+    assert [place.since for place in good.row.accepted if place.dataset == world.a] == ["withdrawn"]
+    assert [(seen.checkpoint, seen.doubt) for seen in good.checkpoints] == [
+        (world.first.name, None),
+        (world.second.name, None),
+    ]
+    assert (len(bad.row.rejected), bad.row.accepted, bad.checkpoints) == (1, (), ())
+
+
+def test_a_model_that_was_trained_on_what_was_withdrawn_since_is_still_made_of_it(world: World, own: Workspace) -> None:
+    refuse(own, world.b, UNREGISTERED)
+
+    (b,) = rows_of(own, world.second).descent[0].datasets
+
+    assert (b.since, b.fault) == ("withdrawn", None)
+    assert (b.generator, b.lines) == ("curriculum@1.0.0", ((1, ROWS),))
+
+
+def test_rows_that_are_neither_validated_nor_withdrawn_any_more_were_perhaps_trained_on(
+    world: World, own: Workspace
+) -> None:
+    refuse(own, world.a, UNREGISTERED)
+    shutil.rmtree(own.quarantine / world.a / "withdrawn")
+
+    assert [seen.doubt for seen in trace(own, f"{world.a}:2").checkpoints] == [CHANGED, CHANGED]
+    (a,) = rows_of(own, world.second).descent[1].datasets
+    assert (a.since, a.lines) == (None, ()) and a.fault is not None
+
+
+def test_rows_that_are_accepted_again_are_not_called_withdrawn(world: World, own: Workspace) -> None:
+    refuse(own, world.b, UNREGISTERED)
+    (kept,) = (own.quarantine / world.b / "withdrawn").iterdir()
+    shutil.copytree(kept, own.datasets / world.b / "validated")
+
+    assert trace(own, f"{world.b}:1") == trace(world.workspace, f"{world.b}:1")
+    assert rows_of(own, world.second) == rows_of(world.workspace, world.second)
+
+
+def test_a_copy_of_a_file_is_hashed_by_the_schema_of_its_dataset(own: Workspace, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [{"messages": [{**turns[0], "content": f"q {n}"}, turns[1]], "system_prompt": "S"} for n in range(20)]
+    text = "".join(f"{line}\n" for line in [*map(json.dumps, rows), '{"messages": []}'])
+    (own.inbox / "x.jsonl").write_text(text)
+    key = validate(own, "x.jsonl", '{"schema_id": "syllo_v1"}')
+    (tmp_path / "copy.jsonl").write_text(text)
+    (tmp_path / "copy.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+
+    for line in (3, 21):
+        found = trace(own, f"{key}:{line}")
+        assert found.row.accepted or found.row.rejected
+        assert trace(own, f"{tmp_path / 'copy.jsonl'}:{line}") == found
+        assert trace(own, f"{tmp_path / 'copy.jsonl.gz'}:{line}") == found
 
 
 def test_a_dataset_and_a_parent_that_are_gone_are_named(world: World, own: Workspace) -> None:
@@ -186,6 +278,103 @@ def test_a_dataset_and_a_parent_that_are_gone_are_named(world: World, own: Works
     ((b,),) = (ancestor.datasets for ancestor in model.descent)
     assert (b.key, b.rows) == (world.b, ROWS)
     assert b.fault is not None and b.file_sha256 is None
+
+
+def test_rows_that_others_replaced_since_are_still_known_to_the_line(world: World, own: Workspace) -> None:
+    before = rows_of(own, world.second).descent[1].datasets[0]
+    line = accept_fewer(own, world.a)
+
+    (a,) = rows_of(own, world.second).descent[1].datasets
+    assert (a.lines, a.fault, a.since) == (before.lines, None, "replaced")
+    left_out, kept = trace(own, f"{world.a}:{line}"), trace(own, f"{world.a}:{line % BAD_LINE + 1}")
+    assert [(place.line, place.since) for place in left_out.row.accepted if place.dataset == world.a] == [
+        (line, "replaced")
+    ]
+    for found in (left_out, kept, trace(own, row_hash(world, world.a, line))):
+        assert [(seen.checkpoint, seen.doubt) for seen in found.checkpoints] == [
+            (world.first.name, None),
+            (world.second.name, None),
+        ]
+    assert trace(own, f"{world.a}:{BAD_LINE}").checkpoints == (), "no version of the rows had it"
+
+
+def test_rows_that_were_replaced_before_the_dataset_was_refused_are_still_known(world: World, own: Workspace) -> None:
+    accept_fewer(own, world.a)
+    refuse(own, world.a, UNREGISTERED)
+
+    (a,) = rows_of(own, world.second).descent[1].datasets
+    assert (a.since, a.fault) == ("withdrawn", None)
+    assert a.lines == rows_of(world.workspace, world.second).descent[1].datasets[0].lines
+    assert not any(seen.doubt for seen in trace(own, f"{world.a}:2").checkpoints)
+
+
+def test_a_dataset_that_is_gone_is_still_known_by_the_rows_that_were_withdrawn(world: World, own: Workspace) -> None:
+    refuse(own, world.b, UNREGISTERED)
+    shutil.rmtree(own.datasets / world.b)
+
+    (b,) = rows_of(own, world.second).descent[0].datasets
+
+    assert b.fault is not None and world.b in b.fault
+    assert (b.generator, b.lines) == ("curriculum@1.0.0", ((1, ROWS),))
+    assert b.file_sha256 == sha256_file(world.files / "b.jsonl")
+
+
+def test_a_checkpoint_whose_parent_is_gone_perhaps_saw_any_row(world: World, own: Workspace) -> None:
+    shutil.rmtree(own.checkpoints / world.first.name)
+
+    for line in (f"{world.a}:2", f"{world.a}:{BAD_LINE}", f"{world.c}:2"):
+        found = trace(own, line)
+        (seen,) = found.checkpoints
+        assert (seen.checkpoint, seen.how, seen.dataset) == (world.second.name, "descent", None)
+        assert (seen.through, seen.doubt) == (world.first.name, GONE.format(world.first.name))
+        assert found.deployed == world.second.name
+    (trained,) = trace(own, f"{world.b}:1").checkpoints
+    assert (trained.how, trained.dataset, trained.doubt) == ("trained", world.b, None), "it was trained on it itself"
+
+
+def test_a_row_that_was_trained_on_again_is_known_although_the_first_training_is_gone(
+    world: World, own: Workspace
+) -> None:
+    (again,) = rows_of(own, world.second).descent[0].replayed
+    assert (again.key, again.rows) == (world.a, world.second.manifest["replay"][0]["rows"])
+    replayed = pl.read_parquet(own.checkpoints / world.second.name / "replay.parquet")["row_sha256"]
+    shutil.rmtree(own.checkpoints / world.first.name)
+
+    (seen,) = trace(own, replayed[0]).checkpoints
+    assert (seen.checkpoint, seen.how, seen.dataset, seen.doubt) == (world.second.name, "replayed", world.a, None)
+
+    (own.checkpoints / world.second.name / "replay.parquet").unlink()
+    (seen,) = trace(own, replayed[0]).checkpoints
+    assert seen.doubt is not None and "replay.parquet, which names the rows that were replayed" in seen.doubt
+
+
+def test_data_that_is_gone_is_passed_over_where_a_rejected_row_is_looked_for(world: World, own: Workspace) -> None:
+    sha256 = find_row(own, f"{world.a}:{BAD_LINE}", MAX_BYTES).row_sha256
+    assert sha256 is not None
+    (own.datasets / world.refused / "data.jsonl").unlink()
+
+    found = find_row(own, sha256, MAX_BYTES)
+
+    assert [(entry.dataset, entry.line) for entry in found.rejected] == [(world.a, BAD_LINE)]
+    assert found.note is not None and found.note.startswith("not looked at, and may hold it: ")
+    assert world.refused in found.note
+    with pytest.raises(SettingsError, match=f"no accepted and no rejected row .* may hold it: .*{world.refused}"):
+        find_row(own, "0123456789abcdef", MAX_BYTES)
+
+
+def test_a_line_that_was_accepted_under_another_schema_is_known_under_both(own: Workspace, world: World) -> None:
+    rows = [{"text": f"t {n}", "messages": [{"role": "user", "content": f"q {n}"}, TURN]} for n in range(20)]
+    (own.inbox / "x.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    key = validate(own, "x.jsonl", '{"schema_id": "chat_sft_v1"}')
+    chat = row_hash_in(own, key, 3)
+    (own.datasets / key / "sidecar.json").write_text('{"schema_id": "completion_v1"}')
+    validate_again(own, key)
+
+    found = find_row(own, f"{key}:3", MAX_BYTES)
+
+    assert found.row_sha256 == row_hash_in(own, key, 3) != chat
+    assert [place.since for place in found.accepted] == [None, "replaced"]
+    assert [place.since for place in find_row(own, chat, MAX_BYTES).accepted] == ["replaced"]
 
 
 @pytest.mark.parametrize("path", ["datasets/{a}/validated/rows.parquet", "quarantine/{a}/rejected.jsonl"])

@@ -13,7 +13,8 @@ import torch
 from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.datasets.intake import take_in
 from gpu_assets.datasets.records import find_dataset
-from gpu_assets.datasets.validate import GateRefused, Gates, read_validated
+from gpu_assets.datasets.validate import GateRefused, Gates
+from gpu_assets.datasets.validated import ValidatedDataset, read_validated
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Settings, load_settings
 from gpu_assets.training.records import Checkpoint, TrainingDataset
@@ -46,9 +47,7 @@ class World:
 
 
 def build_world(home: Path, tiny_folder: Path) -> World:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GPU_ASSETS_HOME", str(home))
-        settings = load_settings()
+    settings = _settings(home)
     workspace = Workspace(home).create()
     shutil.copytree(tiny_folder, workspace.models / "tiny-seed42")
     files = home / "files"
@@ -58,6 +57,46 @@ def build_world(home: Path, tiny_folder: Path) -> World:
     second = _train(settings, workspace, keys["b"])
     write_deployed(workspace, {"weights_sha256": second.weights_sha256, "checkpoint": second.name})
     return World(workspace, files, keys["a"], keys["b"], keys["c"], keys["refused"], first, second)
+
+
+def refuse(workspace: Workspace, key: str, sidecar: str | None = None, **thresholds: object) -> None:
+    """Validate a dataset again, with another sidecar or under other settings, so that a gate refuses it."""
+    if sidecar is not None:
+        (workspace.datasets / key / "sidecar.json").write_text(sidecar)
+    with pytest.raises(GateRefused):
+        validate_again(workspace, key, **thresholds)
+
+
+def validate_again(workspace: Workspace, key: str, **thresholds: object) -> ValidatedDataset:
+    """Under other settings."""
+    settings = _settings(workspace.home)
+    settings = settings.model_copy(update={"validation": settings.validation.model_copy(update=thresholds)})
+    return _gates(settings, workspace).validate(find_dataset(workspace, key))
+
+
+def accept_fewer(workspace: Workspace, key: str) -> int:
+    """Validate a dataset again, so that it passes without its longest line; that line's number."""
+    lines = find_dataset(workspace, key).data_path.read_bytes().splitlines()
+    longest = max(range(len(lines)), key=lambda place: len(lines[place]))
+    validate_again(workspace, key, max_row_bytes=len(lines[longest]) - 1, max_rejected_share=0.9)
+    return longest + 1
+
+
+def validate(workspace: Workspace, name: str, sidecar: str) -> str:
+    """Take in a file of the inbox with a sidecar, and pass it through the gates; its key."""
+    (workspace.inbox / f"{name}.meta.json").write_text(sidecar)
+    (key,) = take_in(workspace, validated=(), open_keys=(), pause=lambda _: None, now=lambda: 4e9).taken_in
+    return _gates(_settings(workspace.home), workspace).validate(find_dataset(workspace, key)).key
+
+
+def _settings(home: Path) -> Settings:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPU_ASSETS_HOME", str(home))
+        return load_settings()
+
+
+def _gates(settings: Settings, workspace: Workspace) -> Gates:
+    return Gates.build(settings, workspace, Renderer.load(ensure_base_model(settings, workspace).folder, "plain"))
 
 
 def _validate(settings: Settings, workspace: Workspace, files: Path) -> dict[str, str]:
@@ -72,7 +111,7 @@ def _validate(settings: Settings, workspace: Workspace, files: Path) -> dict[str
     (workspace.inbox / "b.jsonl.meta.json").write_text(json.dumps(sidecar))
     taken = take_in(workspace, validated=(), open_keys=(), pause=lambda _: None, now=lambda: 4e9).taken_in
     keys = {key.rsplit("-", 1)[0]: key for key in taken}
-    gates = Gates.build(settings, workspace, Renderer.load(ensure_base_model(settings, workspace).folder, "plain"))
+    gates = _gates(settings, workspace)
     for name in ("a", "b", "c"):
         gates.validate(find_dataset(workspace, keys[name]))
     with pytest.raises(GateRefused):

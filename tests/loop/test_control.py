@@ -13,7 +13,7 @@ from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.cli.control_runs import Control
 from gpu_assets.cli.make import drop_generated
 from gpu_assets.cli.services import child_environment
-from gpu_assets.datasets.validate import read_validated
+from gpu_assets.datasets.validated import read_validated
 from gpu_assets.settings import PROJECT_ROOT
 from gpu_assets.training.line import list_checkpoints
 from gpu_assets.training.loop import train

@@ -109,6 +109,27 @@ def test_a_folder_without_tokenizer_or_template_is_refused_by_name(
         Renderer.load(folder, "plain")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"\xff"),
+        ("tokenizer_config.json", b"{"),
+        ("tokenizer_config.json", b"\xff"),
+        ("tokenizer_config.json", b"[]"),
+        ("tokenizer_config.json", b"[" * 100_000),
+        ("chat_template.jinja", b"\xff"),
+    ],
+)
+def test_a_broken_file_of_a_folder_is_refused_by_name(
+    tiny_folder: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "broken")
+    (folder / name).write_bytes(content)
+    with pytest.raises(RenderingError, match=f"{name} .*wanted|{name} .*restore it"):
+        Renderer.load(folder, "plain")
+
+
 def test_a_conversation_without_an_answer_teaches_nothing_and_is_refused(renderer: Renderer) -> None:
     with pytest.raises(RenderingError, match="no assistant turn"):
         renderer.training_samples(chat("hi"))

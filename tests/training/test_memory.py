@@ -131,10 +131,16 @@ def test_a_refusal_names_each_setting_that_is_enough_alone_and_how_far_to_change
 def test_where_no_setting_is_enough_alone_the_fewest_together_are_named() -> None:
     (advice,) = advise(make_setup("qwen3-4b"), 24 * GB)
     assert advice.change == (
-        "hyperparams.use_gradient_checkpointing to true and hyperparams.max_batch_tokens to 512 and "
-        "hyperparams.optimizer.type to paged_adamw_8bit and hyperparams.weights_precision to bf16"
+        "hyperparams.max_batch_tokens to 512 and hyperparams.optimizer.type to paged_adamw_8bit and "
+        "hyperparams.weights_precision to bf16"
     )
     assert advice.total <= 24 * GB
+
+
+def test_lora_is_named_only_where_all_weights_cannot_be_trained() -> None:
+    (advice,) = advise(make_setup("qwen3-4b"), 13 * GB)
+    assert "lora.rank to 16" in advice.change
+    assert advice.total <= 13 * GB
 
 
 def test_where_nothing_is_enough_the_sentence_says_so() -> None:

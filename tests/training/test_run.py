@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gpu_assets.base_model.records import BaseModel
-from gpu_assets.datasets.validate import ROWS_FILE, VALIDATED_FOLDER, VALIDATED_KIND
+from gpu_assets.datasets.validated import ROWS_FILE, VALIDATED_FOLDER, VALIDATED_KIND
 from gpu_assets.errors import DatasetInvalid, SettingsError, TrainingDiverged
 from gpu_assets.settings import PROJECT_ROOT, Settings
 from gpu_assets.training import loop, numerics

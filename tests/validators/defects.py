@@ -144,6 +144,11 @@ def column_twice(generator: random.Random, row: Row) -> bytes:
     return line_of(row)[:-1] + b', "messages": []}'
 
 
+@defect(Rule.DUPLICATE_KEY)
+def key_twice_in_an_escape(generator: random.Random, row: Row) -> bytes:
+    return line_of(row).replace(b'"role": "user"', b'"r\\u006fle": "assistant", "role": "user"', 1)
+
+
 @near_miss(Rule.DUPLICATE_KEY)
 def key_in_a_text(generator: random.Random, row: Row) -> Row:
     return {**with_end(row, ' {"role": "user", "messages": 1}'), "metadata": {"role": 1, "content": {"role": 2}}}
@@ -177,7 +182,7 @@ def system_prompt_and_the_same_turn(generator: random.Random, row: Row) -> Row:
 
 @defect(Rule.EMPTY_CONTENT)
 def empty_turn(generator: random.Random, row: Row) -> Row:
-    generator.choice(row["messages"])["content"] = generator.choice(("", " ", "\n\t\u3000"))
+    generator.choice(row["messages"])["content"] = generator.choice(("", " ", "\n\t\u3000", "\u200b\ufeff"))
     return row
 
 
@@ -269,52 +274,7 @@ def long_prompt_for_a_number(generator: random.Random, row: Row) -> Row:
     return chat(prose(generator, 600), generator.choice(("4", "-7", "⓪①", "0.5", "yes")))
 
 
-# What gives the answer away
-
-
-@defect(Rule.ANSWER_LEAKAGE)
-def labelled_answer(generator: random.Random, row: Row) -> Row:
-    answer = str(generator.randint(10, 9999))
-    label = generator.choice(("Answer:", "Correct answer:", "The answer is:", "**Solution:**", "output ="))
-    return chat(f"{prose(generator, 200)}\n{label} {answer}", answer)
-
-
-@defect(Rule.ANSWER_LEAKAGE)
-def answer_at_the_end(generator: random.Random, row: Row) -> Row:
-    answer = sentence(generator, words=20)
-    return chat(f"{prose(generator, 200)}\n\n{answer}", answer)
-
-
-@defect(Rule.ANSWER_LEAKAGE)
-def answer_on_lines_of_its_own(generator: random.Random, row: Row) -> Row:
-    answer = f"{sentence(generator, words=14)}\n{sentence(generator, words=14)}"
-    return chat(f"{prose(generator, 200)}\n{answer}\n{prose(generator, 200)}", answer)
-
-
-@near_miss(Rule.ANSWER_LEAKAGE)
-def operand_as_answer(generator: random.Random, row: Row) -> Row:
-    number = generator.randint(10, 99)
-    return chat(f"{prose(generator, 160)} What is {number} + 0? And what is {number} * 1?", str(number))
-
-
-@near_miss(Rule.ANSWER_LEAKAGE)
-def extract(generator: random.Random, row: Row) -> Row:
-    answer = sentence(generator, words=14)
-    passage = f"{sentence(generator, words=9)} {answer} {sentence(generator, words=15)}"
-    return chat(f"Quote the sentence that matters.\n{passage}", answer)
-
-
-@near_miss(Rule.ANSWER_LEAKAGE)
-def asked_to_repeat(generator: random.Random, row: Row) -> Row:
-    answer = sentence(generator, words=40)
-    return chat(f"Repeat after me:\n{answer}", answer)
-
-
-@near_miss(Rule.ANSWER_LEAKAGE)
-def option_as_answer(generator: random.Random, row: Row) -> Row:
-    options = [sentence(generator, words=14) for _ in range(3)]
-    listed = "\n".join(f"({letter}) {option}" for letter, option in zip("abc", options, strict=True))
-    return chat(f"{sentence(generator)}\n{listed}", options[2])
+# What evaluation asks
 
 
 @defect(Rule.CONTAMINATION)

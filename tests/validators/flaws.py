@@ -1,4 +1,4 @@
-"""More of `defects.py`: answers that are no good text, and what should stand in no text.
+"""More of `defects.py`: answers that stand in their prompts or are no good text, and what should stand in no text.
 
 `DEFECTS` and `NEAR_MISSES` are complete from here on.
 """
@@ -8,10 +8,103 @@ import random
 import string
 
 from benchmarks.rows import Row, prose, sentence, topic, vocabulary
-from tests.validators.defects import DEFECTS, NEAR_MISSES, defect, letters, near_miss, told, with_end
+from tests.validators.defects import DEFECTS, NEAR_MISSES, chat, defect, letters, near_miss, told, with_end
 from validators import Rule
 
 __all__ = ["DEFECTS", "NEAR_MISSES"]
+
+_QUESTIONS = ("How does {} work?", "Why is {} so slow?", "Calculate {}.", "What is {}?")
+
+# What gives the answer away
+
+
+def _question(generator: random.Random) -> str:
+    """A question behind what it is about, in one paragraph."""
+    about = " ".join(prose(generator, 200).split())
+    return f"{about} {generator.choice(_QUESTIONS).format(topic(generator))}"
+
+
+@defect(Rule.ANSWER_LEAKAGE)
+def labelled_answer(generator: random.Random, row: Row) -> Row:
+    answer = str(generator.randint(10, 9999))
+    label = generator.choice(
+        ("Answer:", "Correct answer:", "The answer is:", "**Solution:**", "Expected output:", "Ground truth:", "####")
+    )
+    return chat(f"{_question(generator)}\n{label} {answer}", answer)
+
+
+@defect(Rule.ANSWER_LEAKAGE)
+def answer_stated_in_another_language(generator: random.Random, row: Row) -> Row:
+    answer = str(generator.randint(10, 9999))
+    label = generator.choice(("Antwort:", "La réponse est", "Respuesta:", "Risposta:", "答案：", "Ответ:"))
+    return chat(f"{_question(generator)}\n{label} {answer}", answer)
+
+
+@near_miss(Rule.ANSWER_LEAKAGE)
+def answer_of_a_worked_solution(generator: random.Random, row: Row) -> Row:
+    one, two = generator.randint(10, 99), generator.randint(10, 99)
+    asked = generator.choice(("Only the number of", "What comes out of", "Put in digits:"))
+    worked = f"{asked} {topic(generator)}?\n\n{prose(generator, 120)} It is {one} + {two} = {one + two}."
+    return chat(f"{worked}{generator.choice((' The answer is', chr(10) + 'Answer:'))} {one + two}", str(one + two))
+
+
+@near_miss(Rule.ANSWER_LEAKAGE)
+def answer_of_a_record(generator: random.Random, row: Row) -> Row:
+    number = str(generator.randint(10, 99))
+    return chat(f"{sentence(generator)}\nQuestion: {_question(generator)}\nAnswer: {number}", number)
+
+
+@near_miss(Rule.ANSWER_LEAKAGE)
+def answer_that_the_system_turn_prescribes(generator: random.Random, row: Row) -> Row:
+    refusal = sentence(generator, words=20)
+    system = {"role": "system", "content": f"If there is none, reply with:\n{refusal}"}
+    return {"messages": [system, *chat(prose(generator, 120), refusal)["messages"]]}
+
+
+@near_miss(Rule.ANSWER_LEAKAGE)
+def answer_repeated_in_a_later_turn(generator: random.Random, row: Row) -> Row:
+    answer = sentence(generator, words=20)
+    later = chat(f"Repeat it word for word, {topic(generator)}.", answer)
+    return {"messages": [*chat(answer, prose(generator, 120))["messages"], *later["messages"]]}
+
+
+@defect(Rule.ANSWER_IN_PROMPT)
+def answer_at_the_end(generator: random.Random, row: Row) -> Row:
+    answer = sentence(generator, words=20)
+    return chat(f"{prose(generator, 200)}\n\n{answer}", answer)
+
+
+@defect(Rule.ANSWER_IN_PROMPT)
+def answer_on_lines_of_its_own(generator: random.Random, row: Row) -> Row:
+    answer = f"{sentence(generator, words=14)}\n{sentence(generator, words=14)}"
+    return chat(f"{prose(generator, 200)}\n{answer}\n{prose(generator, 200)}", answer)
+
+
+@near_miss(Rule.ANSWER_LEAKAGE)
+def operand_as_answer(generator: random.Random, row: Row) -> Row:
+    number = generator.randint(10, 99)
+    return chat(f"{prose(generator, 160)} What is {number} + 0? And what is {number} * 1?", str(number))
+
+
+@near_miss(Rule.ANSWER_IN_PROMPT)
+def extract(generator: random.Random, row: Row) -> Row:
+    answer = sentence(generator, words=14)
+    passage = f"{sentence(generator, words=9)} {answer} {sentence(generator, words=15)}"
+    return chat(f"Quote the sentence that matters.\n{passage}", answer)
+
+
+@near_miss(Rule.ANSWER_IN_PROMPT)
+def asked_to_repeat(generator: random.Random, row: Row) -> Row:
+    answer = sentence(generator, words=40)
+    return chat(f"Repeat after me:\n{answer}", answer)
+
+
+@near_miss(Rule.ANSWER_IN_PROMPT)
+def option_as_answer(generator: random.Random, row: Row) -> Row:
+    options = [sentence(generator, words=14) for _ in range(3)]
+    listed = "\n".join(f"({letter}) {option}" for letter, option in zip("abc", options, strict=True))
+    return chat(f"{sentence(generator)}\n{listed}", options[2])
+
 
 # Repetition
 

@@ -38,6 +38,8 @@ def shared(*said, **columns):
         ({"instruction": "add", "input": " \n", "output": "3"}, ["user: add", "assistant: 3"]),
         ({"instruction": "add", "input": None, "output": "3"}, ["user: add", "assistant: 3"]),
         ({"instruction": "add", "output": "3"}, ["user: add", "assistant: 3"]),
+        ({"instruction": "", "input": "1 + 2", "output": "3"}, ["user: 1 + 2", "assistant: 3"]),
+        ({"instruction": " \n", "input": "1 + 2", "output": "3"}, ["user: 1 + 2", "assistant: 3"]),
         (
             {"instruction": "add", "output": "3", "system": "be brief", "history": []},
             ["system: be brief", "user: add", "assistant: 3"],
@@ -145,6 +147,11 @@ def test_other_columns_are_kept_as_metadata_as_they_are():
             {"messages": turns("user: q", "assistant: a"), "metadata": {"text": "x"}},
         ),
         ({"prompt": "q", "completion": "a"}, "chat_sft_v1", {"messages": turns("user: q", "assistant: a")}),
+        (
+            {"prompt": turns("system: s", "user: q"), "completion": turns("assistant: a")},
+            "chat_sft_v1",
+            {"messages": turns("system: s", "user: q", "assistant: a")},
+        ),
         ({"prompt": "q", "response": "a"}, "chat_sft_v1", {"messages": turns("user: q", "assistant: a")}),
         ({"instruction": "q", "output": "a"}, "chat_sft_v1", {"messages": turns("user: q", "assistant: a")}),
         (shared("human: q", "gpt: a"), "chat_sft_v1", {"messages": turns("user: q", "assistant: a")}),

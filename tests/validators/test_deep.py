@@ -114,10 +114,24 @@ def test_everything_wrong_with_a_row_is_found_in_the_order_of_the_rules(deep, ch
 
 
 def test_a_row_is_rejected_once_by_the_first_rule_that_it_breaks(validator, write, chat):
-    rows = [chat("What is 6 * 7? Answer: 42", "42"), chat(f"{ITEM}. Answer: 42", "42"), chat(f"{ITEM}?", "42")]
+    rows = [chat("What is 6 * 7? Answer: 42", "42"), chat(f"{ITEM}? Answer: 42", "42"), chat(f"{ITEM}?", "42")]
     report = validator.validate_file(write(*rows), CHAT, "DEEP")
 
     assert report.rejected_by_rule() == {"answer_leakage": 2, "contamination": 1}
+
+
+def test_a_row_is_no_duplicate_of_one_that_was_rejected(validate, chat):
+    mangled, whole = "A long and schÃ¶n answer of quite a few words.", "A long and schön answer of quite a few words."
+    rows = [
+        chat("What is 6 * 7?\nAnswer: 42", "42"),
+        chat("What is 6 * 7?\nanswer: 42", "No, 41"),
+        chat("And?", mangled),
+    ]
+    rows += [chat("And?", whole), chat("And?", whole)]
+    report = validate(*rows, level="DEEP", severities={"mojibake": "reject_row"}).report
+
+    assert report.rejected_by_rule() == {"answer_leakage": 1, "mojibake": 1}
+    assert {problem.rule: problem.examples[0].line for problem in report.warnings} == {Rule.EXACT_DUPLICATE: 5}
 
 
 def test_each_level_finds_what_the_one_before_does(validator, write, chat):

@@ -44,6 +44,9 @@ def mangled(text: str, wrong: str = "cp1252") -> str:
         "I do not know. I do not know. Sorry.",
         "The same line again\nThe same line again\n",
         "我不知道这个问题的答案。我不知道这个问题的答案。",
+        "我们" * 12,
+        f"好的，{'我不知道' * 5}。",
+        "ขอบคุณ" * 6,
         f"{VARIED} {'so it is done ' * 10} end",
         "a" * 30 + "bcdefghijklmnopqrstuvwxyz" + "a" * 20,
     ],
@@ -59,6 +62,10 @@ def test_repetition_is_found(text):
         "It is very very very very good.",
         "1 1 1 1 1 1 1 and 0 0 0 0 0 0",
         "X X X X X\nX O X O X",
+        "我不知道" * 4,
+        "ドキドキドキドキドキ",
+        "哈" * 9 + "，真好",
+        "一〇" * 20,
         "I do not know. Nor do I know. I do not know.",
         "No. No. Not so.",
         "| --- | --- |\n| --- | --- |",
@@ -76,6 +83,28 @@ def test_what_looks_like_repetition_passes(text):
 
 def test_only_answers_are_held_to_repetition():
     assert find_repetition(answer("Five times.", "Say very very very very very often")) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        ("Repeat 'yes' 6 times", "yes yes yes yes yes yes"),
+        ("Write no ten times.", "no " * 10),
+        ("Schreibe zehn mal Hallo.", "Hallo " * 10),
+        ("重复五次“我不知道”。", "我不知道" * 5),
+    ],
+)
+def test_what_repeats_itself_as_asked_passes(asked, answered):
+    assert find_repetition(answer(answered, asked)) is None
+    assert find_repetition(answer(answered, "What is it? Do not repeat yourself.")) is not None
+
+
+def test_bytes_in_hexadecimal_may_repeat():
+    dump = "00000000  00 00 00 00 00 00 00 00  ff ff ff ff ff ff ff ff"
+    for text in (dump, f"{dump}  |........ff......|", f"It is:\n{dump}\n{dump}\nThat is all.", f"{dump}\n" * 9):
+        assert find_repetition(answer(text)) is None
+    assert find_repetition(answer(f"{dump}\nff ff ff ff ff ff")) is not None
+    assert find_repetition(answer(f"{dump}\nIt is so so so so so.")) is not None
 
 
 def test_limits_of_repetition_are_those_given():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from validators.duplicates import DuplicateFinder, HashableRow, normalise, split_conversation
+from validators.duplicates import DuplicateFinder, HashableRow, normalise, split_conversation, text_entries
 from validators.history import RowHistory
 from validators.report import Finding, Rule
 from validators.rows import Message
@@ -129,6 +129,20 @@ def test_only_the_rows_that_were_accepted_are_remembered(history: RowHistory):
     history.replace("past", finder.entries([1, 3]))
 
     assert [bool(found) for found in check(history, make_row(1), make_row(2), make_row(3))] == [True, False, True]
+
+
+def test_texts_are_known_alike_whether_their_tokens_were_looked_at_or_not(history: RowHistory):
+    turns = [Message("user", "Ask"), Message("assistant", "Tell"), Message("user", "More"), Message("assistant", "")]
+    chats = [(2, turns[:2]), (3, turns), (5, [Message("assistant", "A text")])]
+    finder = DuplicateFinder(history, "own")
+    finder.check([HashableRow(line, *split_conversation(chat), np.arange(9, dtype=np.uint32)) for line, chat in chats])
+
+    signed, unsigned = finder.entries([2, 3, 5]), text_entries(chats)
+
+    for column in ("lines", "prompts", "answers"):
+        assert getattr(signed, column).tolist() == getattr(unsigned, column).tolist()
+    assert signed.has_signatures and not unsigned.has_signatures
+    assert len(text_entries([])) == 0
 
 
 def test_a_file_without_rows_has_no_findings_and_no_entries(history: RowHistory):

@@ -100,6 +100,10 @@ GOLDEN = {
         [row(f"{WORDS}.", SENTENCE), row(f"{WORDS}!", OTHER)],
     ),
     Rule.CONFLICTING_ANSWER: ([row(), row(answered="Forty-one!")], [row(), row("What is six times nine?")]),
+    Rule.ANSWER_IN_PROMPT: (
+        [row(f"How does a lighthouse keeper live?\n{SENTENCE}", SENTENCE)],
+        [row(f"How does a lighthouse keeper live? {SENTENCE} {OTHER}", SENTENCE)],
+    ),
     Rule.REPETITION: ([row(answered="It is very very very very very so.")], [row(answered="It is so, so, so, so.")]),
     Rule.DEGENERATE: ([row(answered="Noooooooooo!")], [row(answered="Nooooooooo!")]),
     Rule.MOJIBAKE: ([row(answered="Ein schÃ¶ner Tag.")], [row(answered="Ein schöner Tag, Ã.")]),

@@ -11,14 +11,32 @@ from validators import DATASET_SPECS, Reserved
 from validators.grammar import PlainRows
 from validators.lines import Chunk, Line
 from validators.rows import Rejection, RowDecoder
-from validators.rules import RowRules
+from validators.rules import RowRules, has_ink
 
 SPECIAL = ("<|im_end|>", "</s>", "<\uff5cend\uff5c>", 'a"b')
 CAP = 400
 DIGITS = "⓪①"
 RESERVED = Reserved(lambda key: key == "held", lambda text: "⓪" in text, marks=tuple(DIGITS))
 PIECES = st.sampled_from(
-    [*SPECIAL, *DIGITS, " ", "\n", "\u00a0", "\u3000", "\x85", "\x00", "\x7f", "é", "日", "😀", "\ud800"]
+    [
+        *SPECIAL,
+        *DIGITS,
+        " ",
+        "\n",
+        "\u00a0",
+        "\u3000",
+        "\x85",
+        "\x00",
+        "\x7f",
+        "é",
+        "日",
+        "😀",
+        "\ud800",
+        "\u200b",
+        "\u034f",
+        "\u061c",
+        "\U000e0041",
+    ]
 )
 TEXT = st.lists(PIECES | st.text(max_size=3), max_size=3).map("".join)
 TURN = st.tuples(st.sampled_from(["user", "assistant", "system", "tool"]), TEXT, st.booleans())
@@ -67,6 +85,9 @@ def judge(data):
 @example(line='{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"<\\/s>"}]}')
 @example(line='{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"\\u24ea"}]}')
 @example(line='{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"\\u007f"}]}')
+@example(line='{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"\\u200b\\ufeff"}]}')
+@example(line='{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"\\udb40\\udc41\\u034F"}]}')
+@example(line='{"messages":[{"role":"user","content":"a","cont\\u0065nt":"a"},{"role":"assistant","content":"b"}]}')
 @example(line='{"messages":[{"role":"user","content":"\\u2003"},{"role":"assistant","content":"b"}]}')
 @example(
     line='{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"metadata":{"problem_key":"held"}}'
@@ -152,6 +173,19 @@ def test_no_line_that_may_hold_a_mark_is_plainly_good(content, plain):
 
     assert rows.match(Chunk(1, line)).to_list() == [plain]
     assert rows.match(Chunk(1, b"\n" + line)).to_list() == [False, plain]
+
+
+def test_what_can_be_seen_is_told_from_what_cannot_as_the_rules_tell_it():
+    """Every character, raw and in an escape."""
+    rows = PlainRows(DATASET_SPECS["completion_v1"], (), CAP)
+    chars = [chr(code) for code in (*range(0x21, 0xD800), *range(0xE000, 0x10000), *range(0xE0000, 0xE1010))]
+    for ascii in (False, True):
+        lines = [json.dumps({"text": f" {char}"}, ensure_ascii=ascii) for char in chars]
+        plain = rows.match(Chunk(1, "\n".join(lines).encode())).to_list()
+        taken = [char for char, is_plain in zip(chars, plain, strict=True) if is_plain]
+
+        assert len(taken) > 40_000
+        assert not [hex(ord(char)) for char in taken if not has_ink(char)]
 
 
 def test_with_a_mark_that_is_everywhere_no_line_is_plainly_good():

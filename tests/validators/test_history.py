@@ -182,6 +182,23 @@ def test_a_failed_replace_leaves_the_dataset_as_it_was(tmp_path: Path):
         assert_tables_agree(history._connection)
 
 
+def test_rows_without_signatures_are_found_as_the_same_and_as_conflicts_only(tmp_path: Path):
+    signed = make_entries((1, 2, 0), (3, 4, 1))
+    unsigned = Entries(signed.lines, signed.prompts, signed.answers, signed.signatures[:, :0])
+    with RowHistory.open(tmp_path / "history.sqlite", read_only=False) as history:
+        history.replace("a", unsigned)
+        assert history.exact_duplicates(signed, excluding="") == {0: Place("a", 1), 1: Place("a", 2)}
+        assert history.conflicting_answers(make_entries((1, 9, 0)), excluding="") == {0: Place("a", 1)}
+        assert history.near_duplicates(signed, least=0.5, excluding="") == {}
+
+        history.replace("a", signed)
+        history.replace("a", unsigned)
+        assert history.near_duplicates(signed, least=0.99, excluding="").keys() == {0, 1}, "the signatures stayed"
+        history.replace("a", unsigned.take(slice(0, 1)))
+        assert history.near_duplicates(signed, least=0.5, excluding="") == {}
+        assert history.datasets() == {"a": 1}
+
+
 def test_a_store_of_another_format_is_refused_by_its_number(tmp_path: Path):
     path = tmp_path / "history.sqlite"
     with RowHistory.open(path, read_only=False) as history:

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import os
 
 import pytest
@@ -96,3 +97,21 @@ def test_some_lines_of_a_chunk_are_those_of_all_its_lines(data, skipped):
     for picked in range(2 ** len(lines)):
         indexes = [place for place in range(len(lines)) if picked >> place & 1]
         assert list(chunk.pick(indexes)) == [lines[place] for place in indexes]
+
+
+def test_a_compressed_copy_has_the_same_sha256(tmp_path) -> None:
+    content = b'{"text": "x"}\n' * 100_000
+    written = {"rows.jsonl": content, "rows.jsonl.gz": gzip.compress(content), "rows.jsonl.zst": zstd.compress(content)}
+    for name, data in written.items():
+        (tmp_path / name).write_bytes(data)
+        with LineReader(tmp_path / name) as reader:
+            assert reader.sha256() == hashlib.sha256(content).hexdigest()
+
+
+def test_the_sha256_of_what_cannot_be_decompressed_is_a_sentence(tmp_path) -> None:
+    (tmp_path / "torn.gz").write_bytes(gzip.compress(b"row\n" * 1000)[:-9])
+    with (
+        LineReader(tmp_path / "torn.gz") as reader,
+        pytest.raises(DatasetInvalid, match="torn.gz cannot be decompressed"),
+    ):
+        reader.sha256()

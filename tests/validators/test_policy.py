@@ -7,6 +7,7 @@ from gpu_assets.settings import GeneratorPolicy, SkillBounds, SpecPolicy, Valida
 from validators import DATASET_SPECS, DataValidator, Level, Limits, Rule, Severity
 from validators.policy import FILE_RULES, check_policies, choose_policy
 from validators.report import ADJUSTABLE, SEVERITIES
+from validators.verdict import SENTENCES
 
 CHAT = DATASET_SPECS["chat_sft_v1"]
 REPEATING = Validation(
@@ -105,7 +106,7 @@ def test_a_rule_that_is_unknown_or_fixed_is_refused_by_name(renderer, where, rul
 
     place = "validation.severities" if where == "severities" else "validation.generators.manual.severities"
     assert f"{place} names {rule}" in str(refusal.value)
-    assert "answer_balance, answer_diversity, answer_leakage" in str(refusal.value)
+    assert str(refusal.value).endswith(": " + ", ".join(sorted(ADJUSTABLE)))
 
 
 @pytest.mark.parametrize("rule", sorted(FILE_RULES))
@@ -149,3 +150,16 @@ def test_bounds_of_a_skill_come_from_the_settings():
     assert choose(Validation()).thresholds.skills["syllo"] == SkillBounds(
         min_tokens=20, max_tokens=2048, tolerance=0.10, min_diversity=0.80
     )
+
+
+def test_every_rule_that_may_warn_has_a_sentence():
+    elsewhere = FILE_RULES | {Rule.UNKNOWN_COLUMN, Rule.TRUNCATED}
+    assert set(SENTENCES) == ADJUSTABLE - elsewhere
+
+
+@pytest.mark.parametrize(("severity", "valid"), [("warn", True), ("reject_file", False)])
+def test_a_leak_that_rejects_no_row_is_still_reported(validate, chat, severity, valid):
+    report = validate(chat("Six? Answer: 6", "6"), level="DEEP", severities={"answer_leakage": severity}).report
+
+    assert [(problem.rule, problem.severity) for problem in report.problems] == [(Rule.ANSWER_LEAKAGE, severity)]
+    assert (report.valid, report.accepted) == (valid, 1)

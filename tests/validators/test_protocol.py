@@ -40,12 +40,53 @@ def test_a_protocol_begun_and_ended_passes(text):
     assert find_protocol_break(answer(text)) is None
 
 
-@pytest.mark.parametrize(
-    "text", ["4", "✨ Here it is.", "💡 Tip: do it.", "🤔💭 4", "4 🤔🤔", "4\n🛑🛑", "so</think>4", "😀😀 4", ""]
-)
+@pytest.mark.parametrize("text", ["4", "✨ Here it is.", "💡 Tip: do it.", "🤔💭 4", "4 🤔🤔", "4\n🛑🛑", "😀😀 4", ""])
 def test_an_answer_without_the_protocol_passes(text):
     assert not has_protocol(text)
     assert find_protocol_break(answer(text)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "so</think>4",
+        "</think>4",
+        "so</think> <think> 4",
+        "<|eot_id|>",
+        "It is 4.<|eot_id|>",
+        "<|start_header_id|>user",
+        "4 [/INST]",
+    ],
+)
+def test_what_was_left_of_a_thought_or_of_a_turn_is_found(text):
+    assert find_protocol_break(answer(f" {text}\n")).rule is Rule.PROTOCOL_MIX
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Close it with `</think>`.",
+        "so <think>it is</think> 4",
+        "Llama ends a turn with <|eot_id|> and goes on.",
+        "`<|eot_id|>`",
+        "<|other|>",
+        "Use <s>text</s>",
+        "[INST",
+    ],
+)
+def test_marks_that_an_answer_speaks_of_pass(text):
+    assert find_protocol_break(answer(text)) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [("Which token ends a turn in Llama 3?", "<|eot_id|>"), ("What begins turns in Gemma?", "<start_of_turn>.")],
+)
+def test_a_mark_alone_passes_where_one_is_asked_for(asked, answered):
+    turns = [Message("user", asked), Message("assistant", answered)]
+    assert find_protocol_break(turns) is None
+    assert find_protocol_break([turns[0], Message("assistant", f"It is so. {answered.strip('.')}")]) is not None
+    assert find_protocol_break([Message("user", "And now?"), turns[1]]) is not None
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,10 @@ REJECTED = [
     (Rule.DUPLICATE_KEY, row(f'{USER}, {{"role": "assistant", "content": "2", "content": "3"}}')),
     (Rule.DUPLICATE_KEY, row(more=', "metadata": {}, "metadata": {}')),
     (Rule.DUPLICATE_KEY, row(more=', "metadata": {"problem_key": "a", "problem_key": "b"}')),
+    (Rule.DUPLICATE_KEY, row(f'{USER}, {{"role": "assistant", "content": "2", "cont\\u0065nt": "3"}}')),
+    (Rule.DUPLICATE_KEY, row(f'{USER}, {{"\\u0072ole": "user", "role": "assistant", "content": "2"}}')),
+    (Rule.DUPLICATE_KEY, row(more=f', "message\\u0073": [{USER}, {OK}]')),
+    (Rule.DUPLICATE_KEY, row(more=', "metadata": {"problem_key": "a", "problem\\u005Fkey": "b"}')),
     (Rule.UNKNOWN_ROLE, row(f'{USER}, {{"role": "tool", "content": "2"}}')),
     (Rule.UNKNOWN_ROLE, row(f'{USER}, {{"role": "Assistant", "content": "2"}}')),
     (Rule.UNKNOWN_ROLE, row(f'{USER}, {{"role": "", "content": "2"}}')),
@@ -73,6 +77,8 @@ REJECTED = [
     (Rule.EMPTY_CONTENT, row(f'{USER}, {{"role": "assistant", "content": ""}}')),
     (Rule.EMPTY_CONTENT, row(f'{{"role": "user", "content": " \\n\\t "}}, {OK}')),
     (Rule.EMPTY_CONTENT, row(f'{{"role": "system", "content": ""}}, {USER}, {OK}')),
+    (Rule.EMPTY_CONTENT, row(f'{USER}, {{"role": "assistant", "content": "\u200b\ufeff \u200d"}}')),
+    (Rule.EMPTY_CONTENT, row(f'{USER}, {{"role": "assistant", "content": "\\u200b\\u2060"}}')),
     (Rule.CONTROL_CHARACTER, row().replace("1 + 1", "a\\u0000b")),
     (Rule.CONTROL_CHARACTER, row().replace("1 + 1", "a\\u001b[31m")),
     (Rule.CONTROL_CHARACTER, row().replace("1 + 1", "a\\bb")),
@@ -100,7 +106,11 @@ ACCEPTED = [
     row().replace("1 + 1", "<think>is plain text</think>"),
     row().replace("1 + 1", '\\"role\\": \\"content\\", \\"messages\\"'),
     row().replace("1 + 1", "role"),
+    row().replace("1 + 1", "caf\\u00e9, cont\\u0065nt"),
+    row(f'{USER}, {{"role": "assistant", "cont\\u0065nt": "3"}}'),
+    row(more=', "metadata": {"r\\u006fle": "a", "problem\\u005fkey": "b"}'),
     row(f'{USER}, {{"role": "assistant", "content": "0"}}'),
+    row(f'{USER}, {{"role": "assistant", "content": "\u200b.\ufeff"}}'),
     row(f'{{"role": "system", "content": "a"}}, {USER}, {OK}'),
     row(f'{{"role": "system", "content": "a"}}, {USER}, {OK}', ', "system_prompt": "a"'),
     row(f"{USER}, {OK}, {USER}, {OK}"),
@@ -150,6 +160,18 @@ def test_its_nearest_neighbour_is_accepted(validate, line):
     assert not validated.rejected
     assert validated.accepted["line"].to_list() == [1]
     assert not validated.report.problems
+
+
+@pytest.mark.parametrize(
+    ("rule", "more"),
+    [(Rule.DUPLICATE_KEY, "9" * 5000), (Rule.INVALID_JSON, "[" * 2000 + "]" * 2000), (None, "[" * 800 + "]" * 800)],
+)
+def test_a_key_twice_cannot_hide_behind_a_value_that_is_hard_to_read(validate, rule, more):
+    key = '"problem_key": "a"'
+    twice = f"{key}, {key}" if rule is Rule.DUPLICATE_KEY else key
+    validated = validate(row(more=f', "metadata": {{{twice}, "deep": {more}}}'))
+
+    assert [rejected.reason for rejected in validated.rejected] == ([rule] if rule else [])
 
 
 @pytest.mark.parametrize(("rule", "line"), COMPLETIONS)

@@ -34,6 +34,11 @@ def turns(text: str) -> list[Message]:
         "Call +49 30 901820 now",
         "Tel.: +1 (415) 867-5309",
         "+442079476655",
+        "call (415) 867-5309",
+        "(415)867-5309",
+        "Phone: 415-867-5309",
+        "my cell is 1-415-867-5309.",
+        "1 (415) 867-5309",
         "(+33 6 12 34 98 65)",
         "IBAN DE75 5121 0800 1245 1261 99",
         "to FI1410093000123458.",
@@ -59,7 +64,8 @@ def test_personal_data_is_found(text):
         "icon@2x.png", "lodash@4.17.21", "@dataclass\nclass A:", "getty@tty1.service", "a @ b", "me@localhost",
         "+1 555 0100", "+1 415 555 0123", "+44 7700 900123", "+1 234 567 8900",
         "12 +34567890123", "x = 5 + 12345678901", "= +12345678901", "⓪ +49309018200", "C++11 +2", "up +12.5 %",
-        "030 901820", "(415) 867-5309",
+        "030 901820", "415-867-5309 = ?", "What is 415-867-5309?", "Phone: (415) 555-0123", "call 800-867-5309",
+        "f(415) 867-53090", "2024-415-867-5309", "call 123-456-7890", "call (222) 222-2222", "867-5309",
         "DE75 5121 0800 1245 1261 98", "GB82 WEST 1234 5698 7654 32", "ISO9001200012345678",
         "4242 4242 4242 4242", "4111-1111-1111-1111", "4539 5787 6362 1487", "1539578763621486",
         "4539578763621486 + 1 = 4539578763621487", "0.4539578763621486", "34539578763621486",
@@ -87,6 +93,9 @@ SECRETS = [
     "password = '" + random_key(14) + "'",
     'API_KEY: "' + random_key(20) + '"',
     '"access_token":"' + random_key(24) + '"',
+    "aws_secret_access_key = " + random_key(40),
+    "export AWS_SECRET_ACCESS_KEY=" + random_key(38) + "/+",
+    '{"SecretAccessKey": "' + random_key(40) + '"}',
 ]
 
 
@@ -103,6 +112,9 @@ def test_a_secret_is_found_and_masked(secret):
     [
         "AKIA" + "IOSFODNN7EXAMPLE",
         "AKIA is a prefix",
+        "AWS_SECRET_ACCESS_KEY=" + "wJalrXUtnFEMI/K7MDENG/bPxRfiCY" + "EXAMPLEKEY",
+        "AWS_SECRET_ACCESS_KEY=$SECRET", "AWS_SECRET_ACCESS_KEY=" + random_key(64),
+        "AWS_SECRET_ACCESS_KEY=<" + random_key(40),
         "ghp_ tokens", "ghp_" + "x" * 36,
         "sk-learn and task-force", "sk-your-api-key-goes-here-1", "sk-..." , "a disk-0123456789abcdefghijkl",
         "sk_test_" + random_key(24),

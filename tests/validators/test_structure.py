@@ -102,6 +102,19 @@ def test_python_that_parses_or_is_not_judged_passes(text):
     assert find_broken_code(answer(text)) is None
 
 
+@pytest.mark.parametrize("before", ["1. ", "- ", "  12) ", "> * ", "   ", "Use this: ", "*So:* "])
+def test_a_fence_may_stand_behind_a_list_item_or_a_sentence(before):
+    for code, rule in (("x = 1", None), ("x = (", Rule.BROKEN_CODE)):
+        finding = find_broken_code(answer(f"Do it:\n{before}```python\n   {code}\n   ```\n2. Run it."))
+
+        assert (finding and finding.rule) is rule
+
+
+def test_marks_in_a_sentence_are_no_fence():
+    assert not list(fences("End it with ```\nor with ``` as you like.\n"))
+    assert list(fences("```\nprint(1) # ```\n```")) == [("", "print(1) # ```", True)]
+
+
 def test_a_fence_that_is_never_closed_is_found():
     assert "never closed" in find_broken_code(answer("Look:\n```\nx = 1")).detail
     assert find_broken_code(answer("Look:\n```\nx = 1\n```")) is None

@@ -34,6 +34,10 @@ def break_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
 
 
+def break_tokenizer_config(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text("{")
+
+
 def break_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
 
@@ -51,6 +55,7 @@ CONTRADICTIONS: dict[str, tuple[Spoil, str]] = {
     "a manifest that is not JSON": (break_manifest, "manifest.json"),
     "no weights": (remove_weights, "safetensors"),
     "a broken tokenizer": (break_tokenizer, "cannot be rendered"),
+    "a broken tokenizer configuration": (break_tokenizer_config, "cannot be rendered"),
 }
 
 

@@ -22,8 +22,8 @@ demo: install  ## DEMO_ARGS=--exit stops the platform at the end.
 up: install
 	$(VENV)/bin/gpu-assets up $(UP_ARGS)
 
-test: install  ## At most 10 minutes on 2 cores.
-	$(VENV)/bin/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+test: install  ## About 6 minutes on 2 cores.
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-slow: install
 	$(VENV)/bin/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)

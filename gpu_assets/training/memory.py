@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, NamedTuple
 
+from pydantic import ValidationError
+
 from gpu_assets.errors import OutOfMemory
 from gpu_assets.sections import Hyperparams, Optimizer
 from gpu_assets.training.shapes import ModelShape
@@ -290,9 +292,10 @@ def _together(setup: Setup, budget: int) -> list[Advice]:
     sets = [chosen for count in range(2, len(changes) + 1) for chosen in combinations(changes, count)]
     for chosen in sorted(sets, key=lambda chosen: any("lora" in change.fields for change in chosen)):
         fields = {name: value for change in chosen for name, value in change.fields.items()}
-        changed = setup.changed(**fields)
-        total = plan_memory(changed).total
-        if total <= budget and _is_accepted(changed):
+        if not _are_accepted(setup.hyperparams, fields):
+            continue
+        total = plan_memory(setup.changed(**fields)).total
+        if total <= budget:
             return [Advice(" and ".join(f"hyperparams.{change.words}" for change in chosen), total)]
     return []
 
@@ -321,12 +324,13 @@ def _changes(setup: Setup) -> list[_Change]:
     return found
 
 
-def _is_accepted(setup: Setup) -> bool:
+def _are_accepted(hyperparams: Hyperparams, changes: dict[str, object]) -> bool:
     """Whether settings take these together: LoRA does not go with Muon, nor bf16 weights with all optimizers."""
-    hyperparams = setup.hyperparams
-    if hyperparams.lora.rank and hyperparams.optimizer.type == "muon":
+    try:
+        Hyperparams.model_validate(hyperparams.model_dump() | changes)
+    except ValidationError:
         return False
-    return hyperparams.weights_precision == "fp32" or hyperparams.optimizer.bf16_problem is None
+    return True
 
 
 def _most_tokens_that_fit(setup: Setup, budget: int) -> int | None:

@@ -39,6 +39,7 @@ def line_held(workspace: Workspace, report: Callable[[str], None]) -> Iterator[i
     ends the lock with its process, and with those to which it gave the descriptor that it gets.
     """
     path = workspace.training / LOCK_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not lock_descriptor(descriptor, blocking=False):

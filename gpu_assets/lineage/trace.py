@@ -14,7 +14,7 @@ from gpu_assets.datasets.validated import Since, ValidatedDataset, read_validate
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.lineage.replayed import Replayed, find_replayed, replayed_datasets
 from gpu_assets.lineage.rows import MIN_PREFIX, RowFound
-from gpu_assets.training.line import list_checkpoints
+from gpu_assets.training.line import descent_of, list_checkpoints
 from gpu_assets.training.records import Checkpoint
 from resources.deployed import read_deployed
 from resources.workspace import Workspace
@@ -138,10 +138,7 @@ def find_checkpoint(workspace: Workspace, wanted: str) -> Checkpoint:
 
 def rows_of(workspace: Workspace, checkpoint: Checkpoint) -> ModelRows:
     """All that made the checkpoint, back along its parents to the base model."""
-    by_weights = {found.weights_sha256: found for found in list_checkpoints(workspace)}
-    descent = [checkpoint]
-    while (parent := by_weights.get(descent[-1].parent_sha256)) is not None and parent not in descent:
-        descent.append(parent)
+    descent = descent_of(checkpoint, list_checkpoints(workspace))
     base = descent[-1].manifest["parent"]
     fault = None
     if base["kind"] != "base_model":

@@ -57,6 +57,15 @@ def parent_at(base: BaseModel, line: list[Checkpoint], weights_sha256: str | Non
     )
 
 
+def descent_of(newest: Checkpoint, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """A checkpoint and its ancestors, the newest first, as far as they are among those given."""
+    by_weights = {checkpoint.weights_sha256: checkpoint for checkpoint in checkpoints}
+    descent = [newest]
+    while (parent := by_weights.get(descent[-1].parent_sha256)) is not None and parent not in descent:
+        descent.append(parent)
+    return descent
+
+
 def find_trained(line: Iterable[Checkpoint], dataset_key: str) -> Checkpoint | None:
     """The latest checkpoint that was trained on the dataset itself, or None."""
     found = [checkpoint for checkpoint in line if dataset_key in checkpoint.dataset_keys]

@@ -14,6 +14,7 @@ from gpu_assets.datasets.validated import read_validated
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Hyperparams
+from gpu_assets.training.line import descent_of
 from gpu_assets.training.records import Checkpoint, Parent, ReplayedRows, TrainingDataset
 from gpu_assets.training.samples import fit_rows
 from resources.workspace import Workspace
@@ -58,14 +59,10 @@ def plan_replay(
     return replay
 
 
-def earlier_keys(line: Iterable[Checkpoint], parent: Parent) -> list[str]:
+def earlier_keys(line: Sequence[Checkpoint], parent: Parent) -> list[str]:
     """The datasets of the parent and its ancestors, the oldest first, each once."""
-    by_weights = {checkpoint.weights_sha256: checkpoint for checkpoint in line}
-    descent: list[Checkpoint] = []
-    weights = parent.weights_sha256
-    while (checkpoint := by_weights.get(weights)) is not None and checkpoint not in descent:
-        descent.append(checkpoint)
-        weights = checkpoint.parent_sha256
+    newest = next((found for found in reversed(line) if found.weights_sha256 == parent.weights_sha256), None)
+    descent = [] if newest is None else descent_of(newest, line)
     return list(dict.fromkeys(key for checkpoint in reversed(descent) for key in checkpoint.dataset_keys))
 
 

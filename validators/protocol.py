@@ -11,12 +11,11 @@ where the turn before asks for a token, it is what the answer speaks of, and pas
 import re
 from collections.abc import Sequence
 
+from gpu_assets.rendering.profiles.emoji_text import STOP_MARKS, THINK_MARKS
 from validators.quoting import quote
 from validators.report import Finding, Rule
 from validators.rows import Message
 
-THINKING_EMOJI = "🤔💭🧠💡🎯🔍🤨🧐⚡✨"
-STOP_EMOJI = "🛑⛔🚫❌🔴⏹🔚✋🚦🛡"
 MIN_REPEATS = 2
 MIN_ROWS = 20
 MIX_SHARES = (0.3, 0.7)
@@ -24,8 +23,8 @@ MIX_SHARES = (0.3, 0.7)
 
 _VARIATION = "\ufe0f?"
 _MORE = rf"{{{MIN_REPEATS - 1},}}"
-_PREFIX = re.compile(rf"([{THINKING_EMOJI}]){_VARIATION}(?:\1{_VARIATION}){_MORE}")
-_SUFFIX = re.compile(rf"([{STOP_EMOJI}]){_VARIATION}(?:\1{_VARIATION}){_MORE}\Z")
+_PREFIX = re.compile(rf"([{THINK_MARKS}]){_VARIATION}(?:\1{_VARIATION}){_MORE}")
+_SUFFIX = re.compile(rf"([{STOP_MARKS}]){_VARIATION}(?:\1{_VARIATION}){_MORE}\Z")
 _SUFFIX_CHARS = 200
 _OPEN, _CLOSE = "<think>", "</think>"
 _CLOSED = re.compile(r"(?<![`'\"])</think>(?![`'\"])")

@@ -15,16 +15,17 @@ THINK_TAGS = ("<think>", "</think>")
 TAG_END = ">"
 VARIATION = "\ufe0f"
 
-_THINK, _STOP = ("".join(emoji[0] for emoji in pool) for pool in (THINK_EMOJI, STOP_EMOJI))
+THINK_MARKS, STOP_MARKS = ("".join(emoji[0] for emoji in pool) for pool in (THINK_EMOJI, STOP_EMOJI))
+"""The emoji of a pool without their variation selectors, as one text."""
 _WRITTEN = {emoji[0]: emoji for emoji in (*THINK_EMOJI, *STOP_EMOJI)}
-_ASKED_THINK = re.compile(rf"think with ([{_THINK}]){VARIATION}? ({'|'.join(THINK_COUNTS)}) times", re.IGNORECASE)
+_ASKED_THINK = re.compile(rf"think with ([{THINK_MARKS}]){VARIATION}? ({'|'.join(THINK_COUNTS)}) times", re.IGNORECASE)
 _ASKED_STOP = re.compile(
-    rf"when you have finished, write ([{_STOP}]){VARIATION}? ({'|'.join(STOP_COUNTS)})", re.IGNORECASE
+    rf"when you have finished, write ([{STOP_MARKS}]){VARIATION}? ({'|'.join(STOP_COUNTS)})", re.IGNORECASE
 )
 _INSTRUCTIONS = re.compile(rf"\n\n(?:{_ASKED_THINK.pattern}\. )?{_ASKED_STOP.pattern}\.\Z", re.IGNORECASE)
-_RUNS_AT_START = re.compile(rf"(?:\s*([{_THINK}]){VARIATION}?(?:\1{VARIATION}?)+)+")
-_RUNS_AT_END_REVERSED = re.compile(rf"(?:\s*{VARIATION}?([{_STOP}])(?:{VARIATION}?\1)+)+")
-_STOP_RUN = re.compile(rf"([{_STOP}]){VARIATION}?(?:\1{VARIATION}?)*")
+_RUNS_AT_START = re.compile(rf"(?:\s*([{THINK_MARKS}]){VARIATION}?(?:\1{VARIATION}?)+)+")
+_RUNS_AT_END_REVERSED = re.compile(rf"(?:\s*{VARIATION}?([{STOP_MARKS}])(?:{VARIATION}?\1)+)+")
+_STOP_RUN = re.compile(rf"([{STOP_MARKS}]){VARIATION}?(?:\1{VARIATION}?)*")
 
 
 class Run(NamedTuple):

@@ -65,6 +65,24 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
+def file_hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of a folder, by its name, for the manifest that comes last."""
+    return {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+
+
+def require_as_written(folder: Path, files: Mapping[str, str]) -> None:
+    """Compare a folder's files with the hashes that its manifest has of them.
+
+    Raises:
+        ArtifactInvalid: naming the first file that is missing or differs.
+    """
+    for name, sha256 in files.items():
+        if not (folder / name).is_file():
+            raise ArtifactInvalid(f"{folder / name} is missing")
+        if sha256_file(folder / name) != sha256:
+            raise ArtifactInvalid(f"{folder / name} is not what was written")
+
+
 def is_complete(folder: Path) -> bool:
     """Whether the folder has a manifest."""
     return (folder / MANIFEST_FILE).is_file()

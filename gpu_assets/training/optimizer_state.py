@@ -16,7 +16,7 @@ from gpu_assets.training.optimizers import require_libraries
 from gpu_assets.training.publish import OPTIMIZER_KIND, optimizer_of
 from gpu_assets.training.records import Parent
 from gpu_assets.training.sharding import cut_state
-from resources.artifacts import read_manifest, sha256_file
+from resources.artifacts import read_manifest, require_as_written
 from resources.workspace import Workspace
 
 STATE_FILE = "optimizer.bin"
@@ -38,7 +38,7 @@ def find_state(parent: Parent, hyperparams: Hyperparams, workspace: Workspace) -
     if folder is None:
         raise ArtifactInvalid(f"no optimizer's state of {parent.name} is kept")
     try:
-        files = _require_as_written(folder)
+        files = _hashes_that_hold(folder)
         _require_type(folder, hyperparams)
         require_libraries(hyperparams)
         _require_numbers(folder / STATE_FILE)
@@ -82,7 +82,7 @@ def optimizer_type(hyperparams: Hyperparams) -> str:
     return f"{hyperparams.optimizer.type}, {hyperparams.weights_precision}"
 
 
-def _require_as_written(folder: Path) -> dict[str, str]:
+def _hashes_that_hold(folder: Path) -> dict[str, str]:
     """The hashes of the files, which hold.
 
     Raises:
@@ -91,11 +91,7 @@ def _require_as_written(folder: Path) -> dict[str, str]:
     files = read_manifest(folder, OPTIMIZER_KIND).get("files")
     if not isinstance(files, dict) or not files.keys() >= {STATE_FILE, FACTS_FILE}:
         raise ArtifactInvalid(f"the manifest of {folder} names no hashes of {STATE_FILE} and {FACTS_FILE}")
-    for name, sha256 in files.items():
-        if not (folder / name).is_file():
-            raise ArtifactInvalid(f"{folder / name} is missing")
-        if sha256_file(folder / name) != sha256:
-            raise ArtifactInvalid(f"{folder / name} is not what was written")
+    require_as_written(folder, files)
     return files
 
 

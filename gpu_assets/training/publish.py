@@ -21,7 +21,7 @@ from gpu_assets.training.records import (
     token_count_json,
 )
 from gpu_assets.training.work import OPTIMIZERS
-from resources.artifacts import MANIFEST_FILE, is_complete, publishing, sha256_file, weights_sha256, write_json
+from resources.artifacts import MANIFEST_FILE, file_hashes, is_complete, publishing, weights_sha256, write_json
 from resources.clock import utc_now
 from resources.workspace import Workspace
 
@@ -88,7 +88,7 @@ def _keep_optimizer(source: Path, weights: str, workspace: Workspace) -> None:
         with publishing(states / weights) as temporary:
             for file in source.iterdir():
                 file.rename(temporary / file.name)
-            files = {file.name: sha256_file(file) for file in sorted(temporary.iterdir())}
+            files = file_hashes(temporary)
             manifest = {"kind": OPTIMIZER_KIND, "format": 1, "weights_sha256": weights, "files": files}
             write_json(temporary / MANIFEST_FILE, manifest)
 

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from gpu_assets.errors import ArtifactInvalid
-from resources.artifacts import MANIFEST_FILE, is_complete, publishing, read_manifest, sha256_file, write_json
+from resources.artifacts import (
+    MANIFEST_FILE,
+    file_hashes,
+    is_complete,
+    publishing,
+    read_manifest,
+    require_as_written,
+    write_json,
+)
 
 RESUME_KIND = "resume_point"
 FORMAT = 2
@@ -54,8 +62,8 @@ def save_resume_point(work: Path, step: int, save: Callable[[Path], None], every
     make_room(work, step, every)
     with publishing(work / f"{PREFIX}{step}") as temporary:
         save(temporary)
-        files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
-        write_json(temporary / MANIFEST_FILE, {"kind": RESUME_KIND, "format": FORMAT, "step": step, "files": files})
+        manifest = {"kind": RESUME_KIND, "format": FORMAT, "step": step, "files": file_hashes(temporary)}
+        write_json(temporary / MANIFEST_FILE, manifest)
 
 
 def load_resume_point(
@@ -136,11 +144,7 @@ def _check(folder: Path) -> None:
     recorded = manifest.get("files")
     if not isinstance(recorded, dict) or not recorded:
         raise ArtifactInvalid(f"{folder / MANIFEST_FILE} names no files")
-    for name, sha256 in recorded.items():
-        if not (folder / name).is_file():
-            raise ArtifactInvalid(f"{folder / name} is missing")
-        if sha256_file(folder / name) != sha256:
-            raise ArtifactInvalid(f"{folder / name} is not what was written")
+    require_as_written(folder, recorded)
 
 
 def _remove(folder: Path) -> None:

@@ -71,7 +71,7 @@ def train(
 ) -> TrainingOutcome:
     """Carry out a plan in its work folder, from its newest usable resume point if it has one.
 
-    A signal to end, once training has begun, lets the step that runs end and saves a resume point first. Every process
+    A signal to end lets the model be loaded, or the step that runs end and saves a resume point, first. Every process
     of a plan for several carries it out, and the first of them writes.
 
     Args:
@@ -96,10 +96,11 @@ def train(
     keeper = Keeper(work, plan.hyperparams.save_steps, min_free_bytes, report)
     prepare = partial(_prepare, plan, samples, parent_optimizer, renderer.end_token_id)
     require_memory(plan, report)
-    made = _Made(prepare)
+    with Interrupts(alone=plan.numerics.processes == 1):  # Models and optimizers import as they are made.
+        made = _Made(prepare)
+        check_model(made.run, plan)
     steps, layout = made.run.steps, made.run.layout
     masks = check_masks(first_epoch(steps, len(samples.sequences)), samples, renderer, layout)
-    check_model(made.run, plan)
     resumed_from = made.load(keeper)
     if resumed_from is not None:
         report(f"going on from the resume point at step {resumed_from} of {len(steps)}")

@@ -9,6 +9,7 @@ from gpu_assets.errors import ArtifactInvalid, DatasetInvalid, TrainingDiverged
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Profile
 from gpu_assets.training.disk import GB
+from gpu_assets.training.interrupts import Interrupts
 from gpu_assets.training.job import Job
 from gpu_assets.training.launch import train_in_processes
 from gpu_assets.training.line import find_trained, line_of, list_checkpoints, parent_at
@@ -60,6 +61,7 @@ def run_training(
             points, which lead to the same loss, are removed.
         OutOfMemory, DiskFull, TrainingStopped: as `loop.train`; the resume points stay.
     """
+    load_libraries()
     from gpu_assets.training.numerics import numerics_here
     from gpu_assets.training.optimizer_state import find_state
 
@@ -94,6 +96,16 @@ def run_training(
         )
         checkpoint = _carry_out(plan, workspace, int(settings.storage.min_free_gb * GB), lock, report)
     return TrainingResult(done | {d.key: checkpoint for d in todo}, trained=tuple(d.key for d in todo))
+
+
+def load_libraries() -> None:
+    """Import what trains, with a signal to end kept until that is done.
+
+    Raised inside an import, what ends the run may be swallowed, or turned into another error: the libraries try
+    imports, and go on without what they could not have.
+    """
+    with Interrupts():
+        import gpu_assets.training.loop  # noqa: F401
 
 
 def _renderer_of(parent: Parent, profile: Profile) -> Renderer:

@@ -129,3 +129,36 @@ print("not reached")
 def test_a_plain_process_saves_and_then_dies_of_the_signal() -> None:
     done = subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True, timeout=60, cwd=PROJECT_ROOT)
     assert (done.stdout, done.returncode) == ("saved\n", -signal.SIGTERM)
+
+
+SWALLOWED = """
+import os, signal, sys
+
+class Interrupted(BaseException): ...
+
+def raise_at_once(*_): raise Interrupted
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "accelerate":
+            sys.meta_path.remove(self)
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except BaseException:
+                print("swallowed")
+
+signal.signal(signal.SIGTERM, raise_at_once)
+sys.meta_path.insert(0, Finder())
+from gpu_assets.training.run import load_libraries
+try:
+    load_libraries()
+except Interrupted:
+    print("ended", "gpu_assets.training.loop" in sys.modules)
+"""
+
+
+def test_a_signal_while_the_libraries_are_imported_cannot_be_swallowed_by_them() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=120, cwd=PROJECT_ROOT
+    )
+    assert done.stdout == "ended True\n", done.stderr

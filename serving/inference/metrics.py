@@ -22,6 +22,7 @@ class Metrics:
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.")
         self._generation_tokens = self._counter("generation_tokens", "Tokens of answers.")
         self._first_token = self._histogram("time_to_first_token_seconds", "Submission to the first token.")
+        self._between_tokens = self._histogram("inter_token_latency_seconds", "One token to the next of an answer.")
         self._latency = self._histogram("e2e_request_latency_seconds", "Arrival to the end of the answer.")
 
     def record(
@@ -33,6 +34,11 @@ class Metrics:
         if completion_tokens:
             self._first_token.labels(model_name).observe(first_token_s)
         self._latency.labels(model_name).observe(seconds)
+
+    def between_tokens(self, model_name: str, seconds: float, tokens: int) -> None:
+        """Count the time from one arrival of tokens of an answer to the next, in which so many came."""
+        for _ in range(tokens):
+            self._between_tokens.labels(model_name).observe(seconds / tokens)
 
     def render(self) -> bytes:
         """The text exposition format."""

@@ -20,7 +20,7 @@ from gpu_assets.errors import PlatformError
 from gpu_assets.settings import Settings
 from serving.inference.engine import Engine, EngineStopped, Generation
 from serving.inference.loader import ModelFolder, inspect_folder
-from serving.inference.protocol import ModelInfo, Owner, PoolEntry, PoolInfo, ProfileInfo
+from serving.inference.management import ModelInfo, Owner, PoolEntry, PoolInfo, ProfileInfo
 
 logger = logging.getLogger(__name__)
 

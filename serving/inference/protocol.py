@@ -1,4 +1,4 @@
-"""What clients send and what they get: OpenAI's chat completions, and our own model management.
+"""What clients send and what they get: OpenAI's API; our own model management is in `management`.
 
 Requests forbid unknown keys and convert nothing, so a parameter that is not supported is refused by
 name. Clients send OpenAI's parameters at their defaults too, or as null, which asks for nothing: those
@@ -48,18 +48,20 @@ IsFalse = Annotated[Any, AfterValidator(_only(False))]
 IsZero = Annotated[Any, AfterValidator(_only(0))]
 
 
-class _Request(BaseModel):
+class StrictRequest(BaseModel):
+    """A body, or a part of one: unknown keys are refused and nothing is converted."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class TextPart(_Request):
+class TextPart(StrictRequest):
     """A part of a message's content; only text is supported."""
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(_Request):
+class ChatMessage(StrictRequest):
     """One turn."""
 
     role: Role
@@ -78,14 +80,14 @@ class ChatMessage(_Request):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class StreamOptions(_Request):
+class StreamOptions(StrictRequest):
     """What a stream carries beside the answer."""
 
     include_usage: bool | None = None
     include_obfuscation: IsFalse = None
 
 
-class ChatCompletionRequest(_Request):
+class ChatCompletionRequest(StrictRequest):
     """The supported subset of OpenAI's parameters, and `top_k`; None means the default.
 
     Of the others, those that ask for nothing: what is at its default, and names of the caller that are not kept.
@@ -157,23 +159,6 @@ class ChatCompletionRequest(_Request):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
-
-
-Owner = Literal["platform"]
-"""Who may let a held model go unasked: the platform its own candidates; None is a person, who decides alone."""
-
-
-class ModelPath(_Request):
-    """Which folder to load, and for whom."""
-
-    model_path: str = Field(min_length=1, description="A model folder on the server's host.")
-    owner: Owner | None = Field(default=None, description="Set by the platform; what a person loads has none.")
-
-
-class ModelId(_Request):
-    """Which held model is meant."""
-
-    id: str = Field(min_length=1)
 
 
 class Usage(BaseModel):
@@ -255,81 +240,6 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
-
-
-class ProfileInfo(BaseModel):
-    """The data profile that shapes a model's prompts."""
-
-    name: str
-    version: str
-
-
-class ModelInfo(BaseModel):
-    """A held model, or `loaded: false` and nothing else."""
-
-    loaded: bool
-    id: str | None = Field(default=None, description="Addresses this model; the name, or the hash if names collide.")
-    name: str | None = Field(default=None, description="The folder's name.")
-    weights_sha256: str | None = None
-    checkpoint_step: int | None = None
-    path: str | None = None
-    profile: ProfileInfo | None = None
-    template_sha256: str | None = None
-    renderer_digest: str | None = None
-    loaded_at: str | None = Field(default=None, description="ISO 8601, UTC.")
-
-
-class PoolEntry(ModelInfo):
-    """A held model and what it is doing."""
-
-    is_champion: bool
-    in_flight: int
-    owner: Owner | None = None
-
-
-class PoolInfo(BaseModel):
-    """/models/pool."""
-
-    loaded_count: int
-    models: list[PoolEntry]
-
-
-class Reloaded(ModelInfo):
-    """The model that the alias points at now."""
-
-    status: Literal["reloaded"] = "reloaded"
-    seconds: float
-
-
-class Unloaded(BaseModel):
-    """The model that is no longer held; requests that it has begun are finished."""
-
-    status: Literal["unloaded"] = "unloaded"
-    id: str
-    weights_sha256: str
-
-
-class Undeployed(BaseModel):
-    """The alias points at nothing; what it pointed at stays held."""
-
-    status: Literal["undeployed"] = "undeployed"
-    weights_sha256: str | None = Field(default=None, description="What it pointed at; null if at nothing.")
-
-
-class Health(BaseModel):
-    """The process answers."""
-
-    status: Literal["ok"] = "ok"
-    version: str
-    uptime_s: float
-
-
-class Readiness(BaseModel):
-    """The champion's engine runs."""
-
-    status: Literal["ready"] = "ready"
-    model: str
-    weights_sha256: str
 
 
 class ErrorDetail(BaseModel):

@@ -75,6 +75,10 @@ class TransformersEngine:
         return self._max_context_tokens
 
     @property
+    def memory_bytes(self) -> int | None:
+        return None
+
+    @property
     def alive(self) -> bool:
         status = self._manager.background_thread_status
         return bool(self._manager.is_running()) and status.can_accept_new_requests() is None

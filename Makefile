@@ -47,7 +47,7 @@ lock: install  ## Versions already in the lock are kept where they still fit; de
 	$(VENV)/bin/pip install pip-tools
 	$(VENV)/bin/pip-compile --quiet --extra dev --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
 		--no-emit-trusted-host --no-annotate --output-file requirements.lock pyproject.toml
-	@grep -v -E '^(nvidia-|cuda-|triton|#|$$)' requirements.lock | sed -E 's/^(torch==[0-9.]+)\+[a-z0-9.]+/\1/' > requirements.lock.new
+	@grep -v -E '^(nvidia-[^m]|cuda-|triton|#|$$)' requirements.lock | sed -E 's/^(torch==[0-9.]+)\+[a-z0-9.]+/\1/' > requirements.lock.new
 	@{ printf $(LOCK_HEADER); echo; cat requirements.lock.new; } > requirements.lock && rm requirements.lock.new
 
 clean:  ## Leaves var, where all data lies.

@@ -14,7 +14,7 @@ from validators.duplicates import DuplicateFinder, HashableRow, split_conversati
 from validators.leakage import find_answer_in_prompt, find_leakage
 from validators.protocol import find_protocol_break, has_protocol, protocol_mix
 from validators.report import Finding, Rule
-from validators.rows import Message, Row
+from validators.rows import Message, Row, completion_turns
 from validators.secrets import find_personal_data, find_secret
 from validators.spec import Kind
 from validators.structure import find_broken_code, find_broken_json
@@ -79,8 +79,7 @@ class DeepRules:
         return any(finding.rule in self._rejecting for finding in findings)
 
     def _conversation(self, row: Row) -> Sequence[Message]:
-        """A completion is one turn."""
-        return row.messages if self._kind == "chat_sft" else [Message("assistant", row.text)]
+        return row.messages if self._kind == "chat_sft" else completion_turns(row.text)
 
     def _hashable(self, rows: Sequence[Row], conversations: Sequence[Sequence[Message]]) -> list[HashableRow]:
         """Without system turns in the tokens: many rows share one, and would all be nearly the same."""

@@ -192,6 +192,11 @@ class RowDecoder:
         return text.decode("utf-8"), named
 
 
+def completion_turns(text: str) -> list[Message]:
+    """A completion as a conversation: one turn, the assistant's."""
+    return [Message("assistant", text)]
+
+
 def content_sha256(row: Row, kind: str) -> str:
     """Identity of what is trained: sha256 of the sorted, compact JSON of the row's messages or text.
 

@@ -59,7 +59,7 @@ from validators import (
 from validators.contamination import EvaluationIndex
 from validators.duplicates import DuplicateFinder, text_entries
 from validators.history import RowHistory
-from validators.rows import Message
+from validators.rows import Message, completion_turns
 from validators.sinks import RowCollector
 
 REJECTED_FILE = "rejected.jsonl"
@@ -255,11 +255,11 @@ def dataset_to_validate(workspace: Workspace, key: str) -> Dataset:
 
 
 def _conversations(accepted: pl.DataFrame) -> Iterator[tuple[int, Sequence[Message]]]:
-    """Lines and their turns; a completion is one turn."""
+    """Lines and their turns."""
     for rows in accepted.iter_slices(_ROWS_AT_ONCE):
         lines = rows["line"].to_list()
         if "text" in rows.columns:
-            yield from ((line, [Message("assistant", text)]) for line, text in zip(lines, rows["text"], strict=True))
+            yield from ((line, completion_turns(text)) for line, text in zip(lines, rows["text"], strict=True))
         else:
             chats = rows["messages"].to_list()
             yield from ((line, [Message(**turn) for turn in chat]) for line, chat in zip(lines, chats, strict=True))

@@ -5,7 +5,7 @@ every token as supervised. Activations are what autograd saves for one layer of 
 each precision and fitted to the layer's widths (docs/memory.md has the figures and how near they come).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, NamedTuple
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from pydantic import ValidationError
 
 from gpu_assets.errors import OutOfMemory
-from gpu_assets.sections import Hyperparams, Optimizer
+from gpu_assets.sections import Hyperparams
 from gpu_assets.training.shapes import ModelShape
 
 GB = 10**9
@@ -263,27 +263,10 @@ def _single(setup: Setup, budget: int) -> Iterator[Advice]:
             f"gradient_accumulation to {hyperparams.gradient_accumulation * times} for steps of the same size",
             plan_memory(setup, tokens).total,
         )
-    if not hyperparams.use_gradient_checkpointing:
-        yield _advice(setup, "hyperparams.use_gradient_checkpointing to true", use_gradient_checkpointing=True)
-    if setup.device == "cuda" and not hyperparams.lora.rank:
-        for name in ("adamw_8bit", "paged_adamw_8bit"):
-            optimizer = hyperparams.optimizer.model_dump() | {"type": name}
-            yield _advice(setup, f"hyperparams.optimizer.type to {name}", optimizer=optimizer)
-    if _may_be_bf16(setup, hyperparams.optimizer):
-        yield _advice(setup, "hyperparams.weights_precision to bf16", weights_precision="bf16")
-    if not hyperparams.lora.rank and hyperparams.optimizer.type != "muon":
-        lora = hyperparams.lora.model_dump() | {"rank": SUGGESTED_RANK}
-        yield _advice(setup, f"hyperparams.lora.rank to {SUGGESTED_RANK}", lora=lora)
-
-
-def _may_be_bf16(setup: Setup, optimizer: Optimizer) -> bool:
-    """Whether the weights may be made bf16, which they are not yet."""
-    may = setup.precision == "bf16" and optimizer.bf16_problem is None
-    return may and setup.hyperparams.weights_precision == "fp32"
-
-
-def _advice(setup: Setup, change: str, **changes: object) -> Advice:
-    return Advice(change, plan_memory(setup.changed(**changes)).total)
+    optimizers = ("adamw_8bit", "paged_adamw_8bit") if setup.device == "cuda" and not hyperparams.lora.rank else ()
+    for change in (*_checkpointing(hyperparams), *_other_changes(setup, optimizers)):
+        if _are_accepted(hyperparams, change.fields):
+            yield Advice(f"hyperparams.{change.words}", plan_memory(setup.changed(**change.fields)).total)
 
 
 def _together(setup: Setup, budget: int) -> list[Advice]:
@@ -306,26 +289,37 @@ class _Change(NamedTuple):
 
 
 def _changes(setup: Setup) -> list[_Change]:
-    """What can be changed; what costs least is first."""
+    """What can be changed together; what costs least is first."""
+    length = setup.hyperparams.max_length
+    optimizers = ["adamw"] if setup.hyperparams.optimizer.type == "muon" else []
+    optimizers += ["paged_adamw_8bit"] if setup.device == "cuda" else []
+    return [
+        *_checkpointing(setup.hyperparams),
+        _Change(f"max_batch_tokens to {length}", {"max_batch_tokens": length}),
+        *_other_changes(setup, optimizers),
+    ]
+
+
+def _checkpointing(hyperparams: Hyperparams) -> Iterator[_Change]:
+    if not hyperparams.use_gradient_checkpointing:
+        yield _Change("use_gradient_checkpointing to true", {"use_gradient_checkpointing": True})
+
+
+def _other_changes(setup: Setup, optimizers: Iterable[str]) -> Iterator[_Change]:
+    """Another one of `optimizers`, bf16 weights, and LoRA, where it is not so yet; settings may not accept it."""
     hyperparams = setup.hyperparams
     optimizer, lora = hyperparams.optimizer.model_dump(), hyperparams.lora.model_dump()
-    found = []
-    if not hyperparams.use_gradient_checkpointing:
-        found.append(_Change("use_gradient_checkpointing to true", {"use_gradient_checkpointing": True}))
-    found.append(_Change(f"max_batch_tokens to {hyperparams.max_length}", {"max_batch_tokens": hyperparams.max_length}))
-    others = {"adamw": optimizer["type"] == "muon", "paged_adamw_8bit": setup.device == "cuda"}
-    for name, can_be in others.items():
-        if can_be and optimizer["type"] != name:
-            found.append(_Change(f"optimizer.type to {name}", {"optimizer": optimizer | {"type": name}}))
+    for name in optimizers:
+        if optimizer["type"] != name:
+            yield _Change(f"optimizer.type to {name}", {"optimizer": optimizer | {"type": name}})
     if hyperparams.weights_precision == "fp32" and setup.precision == "bf16":
-        found.append(_Change("weights_precision to bf16", {"weights_precision": "bf16"}))
+        yield _Change("weights_precision to bf16", {"weights_precision": "bf16"})
     if not hyperparams.lora.rank:
-        found.append(_Change(f"lora.rank to {SUGGESTED_RANK}", {"lora": lora | {"rank": SUGGESTED_RANK}}))
-    return found
+        yield _Change(f"lora.rank to {SUGGESTED_RANK}", {"lora": lora | {"rank": SUGGESTED_RANK}})
 
 
 def _are_accepted(hyperparams: Hyperparams, changes: dict[str, object]) -> bool:
-    """Whether settings take these together: LoRA does not go with Muon, nor bf16 weights with all optimizers."""
+    """Whether settings take these together."""
     try:
         Hyperparams.model_validate(hyperparams.model_dump() | changes)
     except ValidationError:

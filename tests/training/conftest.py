@@ -1,4 +1,4 @@
-"""A small training plan on real rows."""
+"""A small training plan on real rows, and what one leaves that was stopped."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ from gpu_assets.base_model.records import BaseModel
 from gpu_assets.settings import Settings
 from gpu_assets.training.numerics import numerics_here
 from gpu_assets.training.records import Parent, TrainingDataset, TrainingPlan
+from gpu_assets.training.resume import save_resume_point
 from resources.workspace import Workspace
 from serving.skills import binary
 
@@ -35,6 +36,11 @@ def write_rows(path: Path, count: int, seed: int = 0) -> TrainingDataset:
     hashes = [f"{seed}-{index}" for index in range(count)]
     pl.DataFrame({"row_sha256": hashes, "messages": [row["messages"] for row in rows]}).write_parquet(path)
     return TrainingDataset(f"rows-{seed}", path, f"sha-of-{seed}-{count}", count)
+
+
+def leave_resume_point(work: Path, step: int, every: int = 1) -> None:
+    """A complete resume point whose state is the number of its step."""
+    save_resume_point(work, step, lambda folder: (folder / "state").write_text(str(step)) and None, every)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The model that is trained: the same loss whatever the switches."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from gpu_assets.settings import Hyperparams, Lora
 from gpu_assets.training.attention import SDPA
 from gpu_assets.training.batches import Layout
 from gpu_assets.training.loss import SupervisedLoss, collate
-from gpu_assets.training.model import load_model, save_model
+from gpu_assets.training.model import PRECISIONS, load_model, save_model
 
 
 def loss_and_gradient(folder: Path, layout: Layout, **changes: object) -> tuple[float, torch.Tensor]:
@@ -76,6 +77,21 @@ def test_adapters_are_merged_in_full_precision_and_rounded_once(
     for name, weight in wanted.items():
         assert found[name].dtype == weight.dtype
         torch.testing.assert_close(found[name], weight, atol=1e-7 if precision == "fp32" else 0, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_merged_weights_are_stored_in_the_precision_of_a_full_fine_tune(
+    precision: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    found = []
+    for rank in (0, 4):
+        folder = tmp_path / str(rank)
+        hyperparams = Hyperparams().model_copy(update={"lora": Lora(rank=rank), "weights_precision": precision})
+        save_model(load_model(tiny_folder, hyperparams), folder)
+        types = {name: weight.dtype for name, weight in load_file(folder / "model.safetensors").items()}
+        found.append((types, json.loads((folder / "config.json").read_text())["dtype"]))
+    assert found[0] == found[1]
+    assert set(found[1][0].values()) == {PRECISIONS[precision]}
 
 
 def test_a_model_that_transformers_does_not_run_with_this_attention_is_refused_by_name(tmp_path: Path) -> None:

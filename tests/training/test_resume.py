@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from gpu_assets.training.resume import (
     noted_rollbacks,
     noted_splits,
     resume_points,
-    save_resume_point,
 )
+from tests.training.conftest import leave_resume_point
 
 Save = Callable[[int], None]
 
@@ -24,10 +25,7 @@ Save = Callable[[int], None]
 def save(tmp_path: Path) -> Save:
     """Leaves a resume point at a step; every third one is on the schedule."""
 
-    def at(step: int) -> None:
-        save_resume_point(tmp_path, step, lambda folder: (folder / "state").write_text(str(step)) and None, every=3)
-
-    return at
+    return partial(leave_resume_point, tmp_path, every=3)
 
 
 def names(work: Path) -> list[str]:

@@ -14,7 +14,6 @@ import pytest
 from gpu_assets.base_model.records import BaseModel
 from gpu_assets.training.line import list_checkpoints, parent_at
 from gpu_assets.training.records import Numerics, TrainingPlan
-from gpu_assets.training.resume import save_resume_point
 from gpu_assets.training.work import (
     discard_torn,
     discard_void,
@@ -24,7 +23,7 @@ from gpu_assets.training.work import (
     work_folder,
 )
 from resources.workspace import Workspace
-from tests.training.conftest import PlanFactory
+from tests.training.conftest import PlanFactory, leave_resume_point
 from tests.values import make_checkpoint
 
 Stop = Callable[[TrainingPlan], Path]
@@ -36,7 +35,7 @@ def stop(workspace: Workspace) -> Stop:
 
     def leave(plan: TrainingPlan) -> Path:
         folder = work_folder(plan, workspace)
-        save_resume_point(folder, 4, lambda point: (point / "model.safetensors").write_text("half trained") and None)
+        leave_resume_point(folder, 4)
         return folder
 
     return leave

@@ -1,17 +1,19 @@
-"""Fixtures: real tiny models, and one real server process."""
+"""Fixtures: real tiny models, real engines in this process, and one real server process."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from gpu_assets.settings import load_settings
+from gpu_assets.settings import Serving, load_settings
 from serving.inference.loader import inspect_folder
 from tests.serving.inference.support import (
-    START_TIMEOUT_S,
     Inspect,
     Models,
     Server,
-    start_server,
+    StartEngine,
+    ready_server,
     write_model,
     write_talkative_model,
 )
@@ -33,12 +35,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, models: Models) -> Iterator[Server]:
     """One server for all tests that leave it as they found it; `first_is_champion` sees to that."""
-    started = start_server(tmp_path_factory.mktemp("server"), "--model", str(models.first))
-    try:
-        started.client.wait_ready(START_TIMEOUT_S)
+    with ready_server(tmp_path_factory.mktemp("server"), "--model", str(models.first)) as started:
         yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture
@@ -56,3 +54,30 @@ def first_is_champion(server: Server, models: Models) -> Iterator[Server]:
 def inspect() -> Inspect:
     settings = load_settings()
     return lambda path: inspect_folder(path, settings.profile)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors are slower on several threads, and much slower on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def start_engine(inspect: Inspect) -> Iterator[StartEngine]:
+    """Starts the real engine on a model folder; stopped after the test."""
+    from serving.inference.transformers_engine import TransformersEngine, load_engine
+
+    with ExitStack() as stopping:
+
+        def start(folder: Path, serving: Serving | None = None) -> TransformersEngine:
+            engine = load_engine(inspect(folder), serving or Serving(cache_tokens=8192))
+            stopping.callback(engine.stop)
+            engine.start()
+            return engine
+
+        yield start

@@ -1,17 +1,18 @@
 """Models with manifests, a server process, and a scripted engine for what a real one does too rarely."""
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import openai
@@ -21,8 +22,13 @@ from gpu_assets.rendering import Renderer
 from gpu_assets.settings import PROJECT_ROOT
 from resources.artifacts import weights_sha256, write_json
 from resources.services import InferenceClient
-from serving.inference.engine import EngineStats, EngineStopped, Generation, Tokens
+from serving.inference.engine import Engine, EngineStats, EngineStopped, Generation, Tokens
 from serving.inference.loader import ModelFolder
+
+if TYPE_CHECKING:  # It loads torch.
+    from serving.inference.transformers_engine import TransformersEngine
+
+Result = TypeVar("Result")
 
 READ_KEY, ADMIN_KEY = "read-key-of-the-tests", "admin-key-of-the-tests"
 START_TIMEOUT_S = 60
@@ -45,7 +51,12 @@ def write_talkative_model(folder: Path, seed: int) -> None:
 def write_model(folder: Path, seed: int, step: int | None = None) -> Path:
     """A tiny model with the manifest of a checkpoint at a step, or of a base model."""
     write_talkative_model(folder, seed)
-    renderer = Renderer.load(folder, "plain")
+    return write_manifest(folder, "plain", step)
+
+
+def write_manifest(folder: Path, profile: str, step: int | None = None) -> Path:
+    """As a checkpoint at a step, or a base model, that is prompted with this profile."""
+    renderer = Renderer.load(folder, profile)
     manifest: dict[str, Any] = {
         "kind": "base_model" if step is None else "checkpoint",
         "format": 1,
@@ -55,7 +66,7 @@ def write_model(folder: Path, seed: int, step: int | None = None) -> Path:
         "renderer": {
             "digest": renderer.digest,
             "template_sha256": renderer.template_sha256,
-            "profile": {"name": "plain", "version": renderer.profile.version},
+            "profile": {"name": profile, "version": renderer.profile.version},
             "system_prompt": None,
         },
     }
@@ -66,6 +77,7 @@ def write_model(folder: Path, seed: int, step: int | None = None) -> Path:
 
 
 Inspect = Callable[[Path], ModelFolder]
+StartEngine = Callable[..., "TransformersEngine"]
 
 
 @dataclass(frozen=True)
@@ -154,12 +166,36 @@ def _announced_url(process: "subprocess.Popen[str]", output: Path) -> str:
     return ""
 
 
+@contextmanager
+def ready_server(folder: Path, *arguments: str, **keys: str | None) -> Iterator[Server]:
+    """A server as `start_server` starts it, once it answers; stopped at the end."""
+    started = start_server(folder, *arguments, **keys)
+    try:
+        started.client.wait_ready(START_TIMEOUT_S)
+        yield started
+    finally:
+        started.stop()
+
+
+def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    return asyncio.run(asyncio.wait_for(coroutine, timeout=60))
+
+
+async def generate(engine: Engine, generation: Generation) -> list[int]:
+    return [token async for tokens in engine.generate(generation) for token in tokens.ids]
+
+
+async def generate_all(engine: Engine, generations: list[Generation]) -> list[list[int]]:
+    return await asyncio.gather(*(generate(engine, generation) for generation in generations))
+
+
 @dataclass
 class ScriptedEngine:
     """An engine that gives everyone the same tokens, and stops, dies or queues when a test says so."""
 
     token_ids: list[int]
     max_context_tokens: int = 512
+    memory_bytes: int | None = None
     waiting: int = 0
     alive: bool = False
     stopped: bool = False

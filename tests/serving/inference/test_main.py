@@ -14,7 +14,7 @@ import pytest
 from gpu_assets.settings import PROJECT_ROOT
 from resources.keys import KEY_FILE
 from resources.services import InferenceClient
-from tests.serving.inference.support import START_TIMEOUT_S, Models, Server, change_json, start_server
+from tests.serving.inference.support import START_TIMEOUT_S, Models, Server, change_json, ready_server, start_server
 
 MESSAGE = {"role": "user", "content": "hello"}
 
@@ -22,12 +22,8 @@ MESSAGE = {"role": "user", "content": "hello"}
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of a fresh home: no model, no keys in the environment."""
-    started = start_server(tmp_path_factory.mktemp("empty"), read_key=None, admin_key=None)
-    try:
-        started.client.wait_ready(START_TIMEOUT_S)
+    with ready_server(tmp_path_factory.mktemp("empty"), read_key=None, admin_key=None) as started:
         yield started
-    finally:
-        started.stop()
 
 
 def generated_keys(server: Server) -> dict[str, str]:

@@ -3,9 +3,7 @@
 import asyncio
 import shutil
 import threading
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +12,7 @@ from gpu_assets.settings import Settings
 from serving.inference.engine import Engine, EngineStopped
 from serving.inference.loader import ModelFolder
 from serving.inference.pool import AmbiguousModel, ModelPool, NoChampion, PoolBusy, StillLoading, UnknownModel
-from tests.serving.inference.support import Models, ScriptedEngine, write_model
+from tests.serving.inference.support import Models, ScriptedEngine, run, write_model
 
 
 class Loaded:
@@ -41,10 +39,6 @@ def loaded() -> Loaded:
 @pytest.fixture
 def pool(settings: Settings, loaded: Loaded) -> ModelPool:
     return ModelPool(settings, loaded)
-
-
-def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, timeout=30))
 
 
 def names(pool: ModelPool) -> list[str]:

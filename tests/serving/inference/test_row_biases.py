@@ -1,7 +1,6 @@
 """A checkpoint's profile steers its answers in the server: row by row, greedy and sampled, streamed and whole."""
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,26 +14,15 @@ from gpu_assets.base_model.tiny import architecture, build_tokenizer, write_tiny
 from gpu_assets.rendering import Bias, Message, Renderer
 from gpu_assets.rendering.profiles import get_profile
 from gpu_assets.rendering.profiles.emoji_text import STOP_EMOJI, Run, asked_stop, instructions
-from gpu_assets.settings import Serving, load_settings
-from resources.artifacts import weights_sha256, write_json
-from serving.inference.engine import Generation, Sampling
-from serving.inference.loader import inspect_folder
+from serving.inference.engine import Engine, Generation, Sampling
 from serving.inference.row_biases import Row, apply_biases
-from serving.inference.transformers_engine import TransformersEngine, load_engine
-from tests.serving.inference.support import START_TIMEOUT_S, Server, start_server
+from tests.serving.inference.support import Server, StartEngine, generate_all, ready_server, run, write_manifest
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOKENIZER = build_tokenizer()
 END = "<|im_end|>"
 SURE, LIKELY = 3.0, 1.0
 """Shares of a token's direction in the embedding of the one before it; the others have none."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_model_that_says(folder: Path, profile: str, chain: str, *, second: str | None = None) -> Path:
@@ -67,29 +55,8 @@ def write_model_that_says(folder: Path, profile: str, chain: str, *, second: str
         model.model.embed_tokens.weight.copy_(torch.eye(size))
         model.lm_head.weight.copy_(head)
     model.save_pretrained(folder, safe_serialization=True)
-    return write_manifest(folder, profile)
-
-
-def write_manifest(folder: Path, profile: str) -> Path:
-    """As a checkpoint that was trained with this profile."""
-    renderer = Renderer.load(folder, profile)
-    (folder / "chat_template.jinja").write_text(renderer.template)
-    manifest = {
-        "kind": "checkpoint",
-        "format": 1,
-        "name": folder.name,
-        "step": 10,
-        "weights_sha256": weights_sha256(folder),
-        "architecture": "Qwen3ForCausalLM",
-        "renderer": {
-            "digest": renderer.digest,
-            "template_sha256": renderer.template_sha256,
-            "profile": {"name": profile, "version": renderer.profile.version},
-            "system_prompt": None,
-        },
-    }
-    write_json(folder / "manifest.json", manifest)
-    return folder
+    (folder / "chat_template.jinja").write_text(Renderer.load(folder, profile).template)
+    return write_manifest(folder, profile, step=10)
 
 
 @dataclass(frozen=True)
@@ -113,31 +80,8 @@ def steered(tmp_path_factory: pytest.TempPathFactory) -> Steered:
     )
 
 
-@pytest.fixture
-def engine_of() -> Iterator[Callable[[Path], TransformersEngine]]:
-    engines: list[TransformersEngine] = []
-
-    def load(folder: Path) -> TransformersEngine:
-        engine = load_engine(inspect_folder(folder, load_settings().profile), Serving(cache_tokens=8192))
-        engines.append(engine)
-        engine.start()
-        return engine
-
-    yield load
-    for engine in engines:
-        engine.stop()
-
-
-async def _answer(engine: TransformersEngine, generation: Generation) -> list[int]:
-    return [token async for tokens in engine.generate(generation) for token in tokens.ids]
-
-
-def answers_of(engine: TransformersEngine, generations: list[Generation]) -> list[str]:
-    async def all_at_once() -> list[list[int]]:
-        return await asyncio.gather(*(_answer(engine, generation) for generation in generations))
-
-    answered = asyncio.run(asyncio.wait_for(all_at_once(), timeout=60))
-    return [TOKENIZER.decode(ids, skip_special_tokens=False) for ids in answered]
+def answers_of(engine: Engine, generations: list[Generation]) -> list[str]:
+    return [TOKENIZER.decode(ids, skip_special_tokens=False) for ids in run(generate_all(engine, generations))]
 
 
 def prompt_asking(folder: Path, emoji: str, times: int) -> list[int]:
@@ -146,7 +90,7 @@ def prompt_asking(folder: Path, emoji: str, times: int) -> list[int]:
 
 
 def test_answers_of_one_batch_end_at_the_count_that_each_prompt_asks_for(
-    engine_of: Callable[[Path], TransformersEngine], steered: Steered
+    start_engine: StartEngine, steered: Steered
 ) -> None:
     wanted = [2, 3, 4, 3, 2, 4, 4]
     generations = [
@@ -158,39 +102,33 @@ def test_answers_of_one_batch_end_at_the_count_that_each_prompt_asks_for(
         )
         for index, times in enumerate(wanted)
     ]
-    answers = answers_of(engine_of(steered.stops), generations)
+    answers = answers_of(start_engine(steered.stops), generations)
     assert answers == [f"{'🛑' * times}{END}" for times in wanted]
 
 
-def test_without_the_profile_the_same_weights_never_end(
-    engine_of: Callable[[Path], TransformersEngine], steered: Steered
-) -> None:
+def test_without_the_profile_the_same_weights_never_end(start_engine: StartEngine, steered: Steered) -> None:
     prompt = Renderer.load(steered.stops_unsteered, "regime3").prompt_ids([{"role": "user", "content": "hello"}])
     per_emoji = len(TOKENIZER.encode("🛑", add_special_tokens=False).ids)
-    answers = answers_of(engine_of(steered.stops_unsteered), [Generation(prompt, max_tokens=per_emoji * 9)])
+    answers = answers_of(start_engine(steered.stops_unsteered), [Generation(prompt, max_tokens=per_emoji * 9)])
     assert answers == ["🛑" * 9]
 
 
 def test_a_think_tag_is_not_begun_with_where_the_profile_forbids_it(
-    engine_of: Callable[[Path], TransformersEngine], steered: Steered
+    start_engine: StartEngine, steered: Steered
 ) -> None:
     for folder, profile, begins in (
         (steered.thinks, "emoji_think", "f"),
         (steered.thinks_unsteered, "regime3", "<think>"),
     ):
         prompt = Renderer.load(folder, profile).prompt_ids([{"role": "user", "content": "hello"}])
-        (answer,) = answers_of(engine_of(folder), [Generation(prompt, max_tokens=1)])
+        (answer,) = answers_of(start_engine(folder), [Generation(prompt, max_tokens=1)])
         assert answer.startswith(begins)
 
 
 @pytest.fixture(scope="module")
 def steered_server(tmp_path_factory: pytest.TempPathFactory, steered: Steered) -> Iterator[Server]:
-    started = start_server(tmp_path_factory.mktemp("steered-server"), "--model", str(steered.stops))
-    try:
-        started.client.wait_ready(START_TIMEOUT_S)
+    with ready_server(tmp_path_factory.mktemp("steered-server"), "--model", str(steered.stops)) as started:
         yield started
-    finally:
-        started.stop()
 
 
 def test_the_server_asks_as_training_does_and_ends_where_it_asked(steered_server: Server, steered: Steered) -> None:

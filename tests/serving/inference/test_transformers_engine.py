@@ -2,9 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
@@ -16,40 +15,15 @@ from gpu_assets.settings import Serving
 from serving.inference.engine import EngineStopped, Generation, Sampling
 from serving.inference.sampler import filter_logits
 from serving.inference.transformers_engine import TransformersEngine, load_engine
-from tests.serving.inference.support import Inspect, Models
+from tests.serving.inference.support import Inspect, Models, StartEngine, generate, generate_all, run
 
-Result = TypeVar("Result")
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = [list(range(10 + i, 40 + 2 * i)) for i in range(8)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
-def engine(models: Models, inspect: Inspect) -> Iterator[TransformersEngine]:
-    loaded = load_engine(inspect(models.first), Serving(cache_tokens=4096))
-    loaded.start()
-    try:
-        yield loaded
-    finally:
-        loaded.stop()
-
-
-def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    return asyncio.run(asyncio.wait_for(coroutine, timeout=60))
-
-
-async def generate(engine: TransformersEngine, generation: Generation) -> list[int]:
-    return [token async for tokens in engine.generate(generation) for token in tokens.ids]
-
-
-async def generate_all(engine: TransformersEngine, generations: list[Generation]) -> list[list[int]]:
-    return await asyncio.gather(*(generate(engine, generation) for generation in generations))
+def engine(models: Models, start_engine: StartEngine) -> TransformersEngine:
+    return start_engine(models.first)
 
 
 def test_greedy_answers_of_a_batch_are_those_of_generate(engine: TransformersEngine, models: Models) -> None:
@@ -73,17 +47,13 @@ def test_a_seed_repeats_its_answer_in_any_company(engine: TransformersEngine) ->
     assert answers[-1] != alone
 
 
-def test_a_request_that_fills_the_whole_cache_is_served(models: Models, inspect: Inspect) -> None:
-    engine = load_engine(inspect(models.first), Serving(max_context_tokens=1024, cache_tokens=1024))
-    engine.start()
-    try:
-        assert engine.max_context_tokens == 1024
-        prompt = [7] * 1000
-        answers = run(generate_all(engine, [Generation(prompt, 24)] * 3))
-        assert [len(answer) for answer in answers] == [24, 24, 24]
-        assert answers[0] == answers[1] == answers[2]
-    finally:
-        engine.stop()
+def test_a_request_that_fills_the_whole_cache_is_served(models: Models, start_engine: StartEngine) -> None:
+    engine = start_engine(models.first, Serving(max_context_tokens=1024, cache_tokens=1024))
+    assert engine.max_context_tokens == 1024
+    prompt = [7] * 1000
+    answers = run(generate_all(engine, [Generation(prompt, 24)] * 3))
+    assert [len(answer) for answer in answers] == [24, 24, 24]
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_leaving_early_cancels_the_request(engine: TransformersEngine) -> None:

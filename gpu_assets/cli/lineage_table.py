@@ -135,16 +135,17 @@ def _accepted(places: Iterable[Place]) -> Iterator[str]:
 
 def _seen(seen: SeenBy) -> str:
     deployed = ", deployed" if seen.deployed else ""
-    if seen.dataset is None:
+    if not seen.datasets:
         return f"{seen.checkpoint} perhaps saw it by descent: {seen.doubt}{deployed}"
     how = {
         "trained": "was trained on it",
         "replayed": "was trained on it again",
         "descent": f"descends from {seen.through}, which was trained on it",
     }[seen.how]
+    datasets = ", ".join(seen.datasets)
     if seen.doubt is not None:
-        return f"{seen.checkpoint} perhaps {how} ({seen.dataset}: {seen.doubt}){deployed}"
-    return f"{seen.checkpoint} {how} ({seen.dataset}){deployed}"
+        return f"{seen.checkpoint} perhaps {how} ({datasets}: {seen.doubt}){deployed}"
+    return f"{seen.checkpoint} {how} ({datasets}){deployed}"
 
 
 def _table(*headings: str) -> Table:

@@ -25,17 +25,17 @@ def replayed_datasets(checkpoint: Checkpoint) -> tuple[Replayed, ...]:
     )
 
 
-def find_replayed(checkpoint: Checkpoint, row_sha256: str) -> str | None:
-    """The dataset of which the row was trained on again, or None.
+def find_replayed(checkpoint: Checkpoint, row_sha256: str) -> tuple[str, ...]:
+    """The datasets of which the row was trained on again, in the order of their training.
 
     Raises:
         ArtifactInvalid: if rows were, and the file that names them cannot be read.
     """
     if not checkpoint.manifest.get("replay"):
-        return None
+        return ()
     path = checkpoint.folder / REPLAY_FILE
     try:
         found = pl.scan_parquet(path).filter(pl.col("row_sha256") == row_sha256).select("key").collect()["key"]
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ArtifactInvalid(f"{path}, which names the rows that were replayed, cannot be read: {error}") from None
-    return found[0] if len(found) else None
+    return tuple(found.unique(maintain_order=True))

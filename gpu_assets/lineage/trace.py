@@ -79,10 +79,10 @@ class ModelRows:
 
 @dataclass(frozen=True)
 class SeenBy:
-    """A checkpoint that saw a row: trained on it in `dataset`, for the first time or again, or by descent from
+    """A checkpoint that saw a row: trained on it in `datasets`, for the first time or again, or by descent from
     `through`, which was.
 
-    With a `doubt` it perhaps saw it; the sentence says what is not known. `dataset` is None where that is what
+    With a `doubt` it perhaps saw it; the sentence says what is not known. `datasets` is empty where that is what
     `through`, which is gone, was trained on.
     """
 
@@ -90,10 +90,18 @@ class SeenBy:
     step: int
     weights_sha256: str
     how: Literal["trained", "replayed", "descent"]
-    dataset: str | None
+    datasets: tuple[str, ...]
     through: str
     doubt: str | None = None
     deployed: bool = False
+
+    @property
+    def dataset(self) -> str | None:
+        """The first of them."""
+        return next(iter(self.datasets), None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "dataset": self.dataset}
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class RowTrace:
     def to_json(self) -> dict[str, Any]:
         return {
             **asdict(self.row),
-            "checkpoints": [asdict(seen) for seen in self.checkpoints],
+            "checkpoints": [seen.to_json() for seen in self.checkpoints],
             "deployed": self.deployed,
         }
 
@@ -181,7 +189,7 @@ def _by_descent(checkpoint: Checkpoint, parent: SeenBy | None, on_disk: Collecti
         step=checkpoint.step,
         weights_sha256=checkpoint.weights_sha256,
         how="descent",
-        dataset=None if parent is None else parent.dataset,
+        datasets=() if parent is None else parent.datasets,
         through=named["name"] if parent is None else parent.through,
         doubt=GONE.format(named["name"]) if parent is None else parent.doubt,
     )
@@ -257,16 +265,15 @@ def _trained_on(workspace: Workspace, published: Sequence[Checkpoint], row: RowF
     kept = {key: {found.rows_sha256 for found in read_versions(workspace, key)} for key in asked if key is not None}
     seen: dict[str, SeenBy] = {}
     for checkpoint in published:
-        for entry in checkpoint.manifest["datasets"]:
-            key = entry["key"]
-            doubt = CHANGED if key in kept and entry["sha256"] not in kept[key] else None
-            if doubt is None and (key, entry["sha256"]) not in holding:
-                continue
-            if checkpoint.weights_sha256 not in seen or doubt is None:
-                seen[checkpoint.weights_sha256] = _saw_itself(checkpoint, "trained", key, doubt)
-        certain = checkpoint.weights_sha256 in seen and seen[checkpoint.weights_sha256].doubt is None
-        if not certain and (again := _saw_again(checkpoint, row)) is not None:
+        versions = [(entry["key"], entry["sha256"]) for entry in checkpoint.manifest["datasets"]]
+        held = [key for key, sha256 in versions if (key, sha256) in holding]
+        lost = [key for key, sha256 in versions if key in kept and sha256 not in kept[key]]
+        if held:
+            seen[checkpoint.weights_sha256] = _saw_itself(checkpoint, "trained", held)
+        elif (again := _saw_again(checkpoint, row)) is not None:
             seen[checkpoint.weights_sha256] = again
+        elif lost:
+            seen[checkpoint.weights_sha256] = _saw_itself(checkpoint, "trained", lost, CHANGED)
     return seen
 
 
@@ -275,21 +282,21 @@ def _saw_again(checkpoint: Checkpoint, row: RowFound) -> SeenBy | None:
     if row.row_sha256 is None:
         return None
     try:
-        key = find_replayed(checkpoint, row.row_sha256)
+        keys = find_replayed(checkpoint, row.row_sha256)
     except ArtifactInvalid as error:
-        return _saw_itself(checkpoint, "replayed", checkpoint.manifest["replay"][0]["key"], str(error))
-    return None if key is None else _saw_itself(checkpoint, "replayed", key)
+        return _saw_itself(checkpoint, "replayed", [found.key for found in replayed_datasets(checkpoint)], str(error))
+    return _saw_itself(checkpoint, "replayed", keys) if keys else None
 
 
 def _saw_itself(
-    checkpoint: Checkpoint, how: Literal["trained", "replayed"], dataset: str, doubt: str | None = None
+    checkpoint: Checkpoint, how: Literal["trained", "replayed"], datasets: Iterable[str], doubt: str | None = None
 ) -> SeenBy:
     return SeenBy(
         checkpoint=checkpoint.name,
         step=checkpoint.step,
         weights_sha256=checkpoint.weights_sha256,
         how=how,
-        dataset=dataset,
+        datasets=tuple(datasets),
         through=checkpoint.name,
         doubt=doubt,
     )

@@ -18,7 +18,7 @@ from gpu_assets.lineage.trace import TrainedOn
 from gpu_assets.settings import PROJECT_ROOT
 from resources.workspace import Workspace
 from tests.lineage.support import make_validation, observe, run_take_in
-from tests.lineage.world import BAD_LINE, ROWS, World, accept_fewer, build_world, refuse
+from tests.lineage.world import BAD_LINE, ROWS, World, accept_fewer, build_world, refuse, train_on_c_too
 
 Lineage = Callable[..., Result]
 
@@ -146,6 +146,16 @@ def test_rows_that_were_replaced_since_are_said_to_be_kept(lineage: Lineage, wor
     assert f"{world.b}: validated again since, with other rows; these are kept" in model and f"1-{ROWS}" in model
     other = lineage("--row", f"{world.b}:{line % ROWS + 1}").output
     assert other.count("accepted: ") == 1 and "since" not in other
+
+
+def test_all_datasets_with_the_row_are_named(lineage: Lineage, world: World, own: Workspace) -> None:
+    train_on_c_too(own, world)
+
+    shown = lineage("--row", f"{world.c}:1").output
+    seen, _ = json.loads(lineage("--row", f"{world.c}:1", "--json").output)["checkpoints"]
+
+    assert f"{world.first.name} was trained on it ({world.a}, {world.c})" in shown
+    assert (seen["dataset"], seen["datasets"]) == (world.a, [world.a, world.c])
 
 
 def test_a_checkpoint_without_its_parent_is_shown_as_one_that_perhaps_saw_the_row(

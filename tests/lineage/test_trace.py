@@ -15,7 +15,7 @@ from gpu_assets.lineage.rows import find_row
 from gpu_assets.lineage.trace import CHANGED, GONE, RowTrace, find_checkpoint, rows_of, seen_by
 from resources.artifacts import sha256_file
 from resources.workspace import Workspace
-from tests.lineage.world import BAD_LINE, ROWS, World, accept_fewer, refuse, validate, validate_again
+from tests.lineage.world import BAD_LINE, ROWS, World, accept_fewer, refuse, train_on_c_too, validate, validate_again
 
 MAX_BYTES = 2**20
 TURN = {"role": "assistant", "content": "a"}
@@ -111,6 +111,31 @@ def test_a_row_in_two_datasets_is_seen_through_the_trained_one(world: World) -> 
 
     assert {(place.dataset, place.line) for place in found.row.accepted} == {(world.a, 1), (world.c, 1)}
     assert {seen.dataset for seen in found.checkpoints} == {world.a}
+
+
+def test_a_row_in_several_datasets_of_a_checkpoint_is_seen_through_them_all(world: World, own: Workspace) -> None:
+    train_on_c_too(own, world)
+
+    found = trace(own, f"{world.a}:1")
+
+    assert [(seen.how, seen.datasets) for seen in found.checkpoints] == [
+        ("trained", (world.a, world.c)),
+        ("descent", (world.a, world.c)),
+    ]
+    assert {seen.datasets for seen in trace(own, f"{world.a}:4").checkpoints} == {(world.a,)}
+    assert {seen.datasets for seen in trace(own, f"{world.c}:2").checkpoints} == {(world.c,)}
+
+
+def test_of_several_datasets_those_whose_rows_of_then_are_known_are_named(world: World, own: Workspace) -> None:
+    train_on_c_too(own, world)
+    for key, named in ((world.c, (world.a,)), (world.a, (world.a, world.c))):
+        manifest = own.datasets / key / "validated" / "manifest.json"
+        manifest.write_text(manifest.read_text().replace(read_validated(own, key).rows_sha256, "f" * 64))
+
+        found = trace(own, f"{world.a}:1")
+
+        assert {seen.datasets for seen in found.checkpoints} == {named}
+        assert {seen.doubt for seen in found.checkpoints} == {None if named == (world.a,) else CHANGED}
 
 
 def test_a_row_that_was_validated_and_not_trained_on_is_seen_by_nobody(world: World) -> None:
@@ -342,6 +367,11 @@ def test_a_row_that_was_trained_on_again_is_known_although_the_first_training_is
 
     (seen,) = trace(own, replayed[0]).checkpoints
     assert (seen.checkpoint, seen.how, seen.dataset, seen.doubt) == (world.second.name, "replayed", world.a, None)
+
+    rows = pl.DataFrame({"key": [world.a, world.c, world.a], "row_sha256": [replayed[0]] * 3})
+    rows.write_parquet(own.checkpoints / world.second.name / "replay.parquet")
+    (seen,) = trace(own, replayed[0]).checkpoints
+    assert (seen.how, seen.datasets) == ("replayed", (world.a, world.c))
 
     (own.checkpoints / world.second.name / "replay.parquet").unlink()
     (seen,) = trace(own, replayed[0]).checkpoints

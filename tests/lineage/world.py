@@ -82,6 +82,14 @@ def accept_fewer(workspace: Workspace, key: str) -> int:
     return longest + 1
 
 
+def train_on_c_too(workspace: Workspace, world: World) -> None:
+    """As if the first checkpoint had been trained on `c` beside `a`."""
+    path = workspace.checkpoints / world.first.name / "manifest.json"
+    manifest, c = json.loads(path.read_text()), read_validated(workspace, world.c)
+    manifest["datasets"].append({"key": c.key, "sha256": c.rows_sha256, "rows": c.rows})
+    path.write_text(json.dumps(manifest))
+
+
 def validate(workspace: Workspace, name: str, sidecar: str) -> str:
     """Take in a file of the inbox with a sidecar, and pass it through the gates; its key."""
     (workspace.inbox / f"{name}.meta.json").write_text(sidecar)

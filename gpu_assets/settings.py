@@ -244,11 +244,17 @@ def load_settings(overrides: dict[str, str] | None = None) -> Settings:
     return settings
 
 
-def settings_problems(config_file: Path | None = None) -> list[str]:
-    """A sentence for each thing that is wrong in a file as the environment changes it; None is the file in use."""
-    file = config_file or _config_file()
+def settings_problems(config_file: Path | None = None, overrides: dict[str, str] | None = None) -> list[str]:
+    """A sentence for each thing that is wrong in a file as the environment and then the overrides change it.
+
+    Args:
+        config_file: None is the file in use.
+        overrides: as `load_settings` takes them.
+    """
+    given = overrides or {}
+    file = config_file or Path(given.get("config_file", _config_file()))
     try:
-        _ = _read_settings(file, {"config_file": str(file)}).hosts
+        _ = _read_settings(file, given | {"config_file": str(file)}).hosts
     except ValidationError as error:
         return _problems(error)
     except SettingsError as error:

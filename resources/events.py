@@ -5,7 +5,7 @@ verdict. Dagster's automatic events give a whole range one data version and cann
 partition out, so assets over ranges log their events themselves and declare their outputs skippable.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
@@ -64,18 +64,19 @@ def record_materialization(
     context.log_event(event)
 
 
-def record_check(context: dg.AssetExecutionContext, asset: str, check: str, faults: Mapping[str, str | None]) -> None:
-    """Log a check's one evaluation in this run, over all partitions that it looked at.
+def check_results(asset: str, check: str, faults: Mapping[str, str | None]) -> Iterator[dg.AssetCheckResult]:
+    """A check's one result in this run, over all partitions that it looked at, for the asset to yield.
 
-    Dagster keeps the last evaluation of a check a run, so a verdict a partition would hide all but one.
+    Dagster keeps the last evaluation of a check a run, so a verdict a partition would hide all but one. Yielded
+    before an error is raised, it is recorded all the same.
 
     Args:
-        faults: partition to what is wrong with it, None where nothing is. Empty records nothing.
+        faults: partition to what is wrong with it, None where nothing is. Empty gives no result.
     """
     if not faults:
         return
     failed = {partition: fault for partition, fault in faults.items() if fault is not None}
-    event = dg.AssetCheckEvaluation(
+    yield dg.AssetCheckResult(
         asset_key=dg.AssetKey(asset),
         check_name=check,
         passed=not failed,
@@ -86,7 +87,4 @@ def record_check(context: dg.AssetExecutionContext, asset: str, check: str, faul
             "partitions": dg.MetadataValue.json(list(faults)),
         },
         description="; ".join(f"{partition}: {fault}" for partition, fault in list(failed.items())[:SHOWN_FAULTS]),
-        severity=dg.AssetCheckSeverity.ERROR,
-        blocking=True,
     )
-    context.log_event(event)

@@ -10,14 +10,15 @@ from typing import cast, get_args
 
 import dagster as dg
 
-from gpu_assets.training.control import CONTROL_TAG, REASON_TAG, Action, Asked, Canceled, Hold, hold
+from gpu_assets.training.control import REASON_TAG, Action, Asked, Canceled, Hold, hold
 from gpu_assets.training.disk import GB
 from resources.events import WANTED_BYTES_TAG
 from resources.workspace import Workspace
-from sensors.runs import AD_HOC_JOB, ENDED
+from sensors.runs import AD_HOC_JOB, was_asked_to_end
 
 CHECKPOINTS = dg.AssetKey("checkpoints")
 ASKED_KEY = "control"
+UNDONE = (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
 LOOKED_AT = 20
 """Runs and observations, newest first, among which the last that concerns training is looked for."""
 
@@ -64,9 +65,10 @@ def is_training(run: dg.DagsterRun, job_name: str) -> bool:
 def what_the_disk_lacks(instance: dg.DagsterInstance, job_name: str, workspace: Workspace) -> str | None:
     """A sentence where the newest training run was ended by a full disk that has not enough room yet, else None."""
     newest = _newest(instance, job_name)
-    wanted = 0 if newest is None else int(newest.dagster_run.tags.get(WANTED_BYTES_TAG, "0"))
-    free = shutil.disk_usage(workspace.checkpoints).free
-    if newest is None or free >= wanted:
+    if newest is None or WANTED_BYTES_TAG not in newest.dagster_run.tags:
+        return None
+    wanted, free = int(newest.dagster_run.tags[WANTED_BYTES_TAG]), shutil.disk_usage(workspace.checkpoints).free
+    if free >= wanted:
         return None
     return (
         f"the disk of {workspace.checkpoints} is full: {free / GB:.1f} GB are free, training goes on with "
@@ -86,11 +88,13 @@ def _newest(instance: dg.DagsterInstance, job_name: str) -> dg.RunRecord | None:
 
 
 def _newest_canceled(instance: dg.DagsterInstance, job_name: str) -> Canceled | None:
-    """The newest training run, if it has ended and a person asked it to."""
+    """The newest training run, if it has ended before it was done and a person asked it to."""
     newest = _newest(instance, job_name)
-    if newest is None or not _was_asked_to_end(instance, newest.dagster_run):
+    if newest is None or newest.dagster_run.status not in UNDONE:
         return None
     run = newest.dagster_run
+    if not was_asked_to_end(instance, run):
+        return None
     ended = newest.end_time if newest.end_time is not None else newest.update_timestamp.timestamp()
     return Canceled(
         run.run_id,
@@ -98,13 +102,3 @@ def _newest_canceled(instance: dg.DagsterInstance, job_name: str) -> Canceled | 
         ended_at=datetime.fromtimestamp(ended, UTC),
         reason=run.tags.get(REASON_TAG, ""),
     )
-
-
-def _was_asked_to_end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether it has ended by request: a run that the platform's stop canceled was not asked."""
-    if run.status not in ENDED or run.status == dg.DagsterRunStatus.SUCCESS:
-        return False
-    if CONTROL_TAG in run.tags:
-        return True
-    asked = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.PIPELINE_CANCELING)
-    return run.status == dg.DagsterRunStatus.CANCELED and bool(asked)

@@ -5,7 +5,7 @@ dynamic partitions were added. Knows nothing of what a job does.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import dagster as dg
@@ -31,14 +31,20 @@ SETTING = "SettingsError"
 """Value of `PERMANENT_TAG` where the cause is the set-up, so that no smaller run would pass."""
 NO_FAULT_TAGS = (CONTROL_TAG, WANTED_BYTES_TAG)
 """On runs whose end says nothing of what they covered."""
+ENDED_FROM_OUTSIDE = "This run has been marked as failed from outside the execution context."
+"""What Dagster says of a run whose process is gone; an event before it says more."""
 
 
 @dataclass(frozen=True)
 class Attempts:
-    """Runs over a partition that have ended: how many failed, and how many in all."""
+    """Runs over a partition that have ended: how often they failed, and how many there were in all.
+
+    A failure that comes again counts as several; `failed_runs` are the ids of the runs, the newest first.
+    """
 
     failed: int = 0
     ended: int = 0
+    failed_runs: tuple[str, ...] = field(default=(), compare=False)
 
 
 def open_partitions(instance: dg.DagsterInstance, job_names: Iterable[str], partitions: Sequence[str]) -> set[str]:
@@ -95,13 +101,16 @@ def attempts(
         run = record.dagster_run
         keys = named(run) or covered(run.tags, partitions, positions)
         is_shared = shrinking and len(keys) > 1 and run.tags.get(PERMANENT_TAG) != SETTING
-        failed = _failures(run, len(keys) if is_shared else 1)
+        failed = _failures(instance, record, len(keys) if is_shared else 1)
+        ids = (run.run_id,) if failed else ()
         for key in keys:
             if key in since and _ended_at(record) >= since[key].timestamp():
+                found = counted[key]
                 shared[key] += failed if is_shared else 0
-                counted[key] = Attempts(counted[key].failed + (0 if is_shared else failed), counted[key].ended + 1)
+                alone = 0 if is_shared else failed
+                counted[key] = Attempts(found.failed + alone, found.ended + 1, found.failed_runs + ids)
     return {
-        key: Attempts(found.failed + min(shared[key], MAX_FAILURES - 1), found.ended) for key, found in counted.items()
+        key: replace(found, failed=found.failed + min(shared[key], MAX_FAILURES - 1)) for key, found in counted.items()
     }
 
 
@@ -119,17 +128,56 @@ def failed_attempts(
     return {key: counted.failed for key, counted in found.items()}
 
 
-def _failures(run: dg.DagsterRun, keys: int) -> int:
+def why_failed(instance: dg.DagsterInstance, run_id: str) -> str | None:
+    """The first line of the error that ended a run, or None if it left none."""
+    wanted = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.ENGINE_EVENT}
+    before = None
+    for entry in instance.all_logs(run_id, of_type=wanted):
+        event = entry.dagster_event
+        if event is None:
+            continue
+        if event.event_type == dg.DagsterEventType.ENGINE_EVENT:
+            before = event.message
+            continue
+        if event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            text = _step_error(event)
+        else:
+            text = before if event.message == ENDED_FROM_OUTSIDE and before else event.message
+        return next((line.strip() for line in (text or "").splitlines() if line.strip()), None)
+    return None
+
+
+def _step_error(event: dg.DagsterEvent) -> str | None:
+    """A sentence that was meant for a person, or the error at the bottom of the others."""
+    data = event.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return None if error is None else error.message
+
+
+def _failures(instance: dg.DagsterInstance, record: dg.RunRecord, keys: int) -> int:
     """What a run counts: a failure that another try cannot mend counts until the next run holds fewer keys.
 
     So the third failure, which is the last, is always of a run of one key. A run that a person ended has not
     failed, though one that was still starting says so; neither has one that a full disk ended.
     """
+    run = record.dagster_run
     if run.status != dg.DagsterRunStatus.FAILURE or not run.tags.keys().isdisjoint(NO_FAULT_TAGS):
+        return 0
+    if record.start_time is None and was_asked_to_end(instance, run):
         return 0
     if PERMANENT_TAG not in run.tags:
         return 1
     return next((failed for failed in range(1, MAX_FAILURES) if run_size(failed) < keys), MAX_FAILURES)
+
+
+def was_asked_to_end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a person asked the run to end, by a command or in the UI; what the platform's stop cancels was not."""
+    asked = CONTROL_TAG in run.tags or instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_CANCELING)
+    return bool(asked)
 
 
 def covered(

@@ -40,9 +40,11 @@ def show_command(
 @or_exit
 def check_command(
     file: Annotated[Path | None, typer.Argument(help="Another config.json; without it, the one in use.")] = None,
+    overrides: SetOption = None,
 ) -> None:
     """Say what is wrong in the configuration, a sentence each; exit code 1 if anything is."""
-    problems = settings_problems(file) or _profile_problem(file)
+    assignments = parse_overrides(overrides)
+    problems = settings_problems(file, assignments) or _profile_problem(file, assignments)
     for problem in problems:
         typer.echo(problem)
     if problems:
@@ -50,10 +52,10 @@ def check_command(
     typer.echo("every key is known and every value is within its bounds")
 
 
-def _profile_problem(file: Path | None) -> list[str]:
+def _profile_problem(file: Path | None, assignments: dict[str, str]) -> list[str]:
     """What the schema cannot know: which profiles are registered."""
     try:
-        get_profile(load_settings({"config_file": str(file)} if file else {}).profile.name)
+        get_profile(load_settings(assignments | ({"config_file": str(file)} if file else {})).profile.name)
     except RenderingError as error:
         return [str(error)]
     return []

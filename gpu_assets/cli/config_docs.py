@@ -29,7 +29,7 @@ be given as JSON in `GPU_ASSETS_A`. A key that is not known is an error everywhe
 gpu-assets config show                           # every value, and which file, variable or option it comes from
 gpu-assets config show --set hyperparams.seed=1  # the same with an override; --json for programs
 gpu-assets config check                          # a sentence for each thing that is wrong; exit code 1 if there is one
-gpu-assets config check other.json               # of another file
+gpu-assets config check other.json               # of another file; --set here too
 gpu-assets plan --gpu-gb 24                      # whether training fits such a GPU
 ```
 

@@ -17,7 +17,14 @@ from gpu_assets.training.control import CONTROL_TAG, GOES_ON, REASON_TAG, Action
 from resources.local_runs import LAUNCHED_TAG, interrupt, is_left_behind
 from resources.platform import Platform
 from resources.routing import Routing
-from sensors.control import is_training, last_asked, pool_limit, record_asked, what_holds_training
+from sensors.control import (
+    is_training,
+    last_asked,
+    pool_limit,
+    record_asked,
+    what_holds_training,
+    what_the_disk_lacks,
+)
 from sensors.runs import OPEN, covered
 from sensors.training import Trained, trained_keys
 
@@ -78,8 +85,12 @@ class Control:
             datasets = ", ".join(shown[0].datasets)
             sentence = f"the run {runs[0].run_id[:8]} {doing} {datasets}" + (f"; {hold.sentence}" if hold else "")
             return Status(state, sentence, self._pool, limit, shown)
+        full_disk = what_the_disk_lacks(self._instance, TRAIN_JOB, self._platform.workspace)
         if hold is not None:
-            return Status(hold.state, hold.sentence, self._pool, limit, ())
+            sentence = f"{hold.sentence}; {full_disk}" if full_disk else hold.sentence
+            return Status(hold.state, sentence, self._pool, limit, ())
+        if full_disk is not None:
+            return Status("disk full", full_disk, self._pool, limit, ())
         return Status("idle", "no training run is queued or running, and nothing holds training", self._pool, limit, ())
 
     def pause(self, reason: str) -> Done:

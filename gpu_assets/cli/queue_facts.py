@@ -10,15 +10,16 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from gpu_assets.base_model.present import present_weights
-from gpu_assets.datasets.queue import QueueFacts, Stage
+from gpu_assets.datasets.queue import GaveUp, QueueFacts, Stage
 from gpu_assets.datasets.records import DATASETS_PARTITIONS, MAX_FAILURES, dataset_keys, open_since, read_dataset
 from gpu_assets.datasets.validated import up_to_date
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from resources.local_runs import is_left_behind
 from resources.platform import Platform
 from resources.workspace import Workspace
+from sensors.control import what_the_disk_lacks
 from sensors.judging import CHECKPOINTS, SCORES, judged_also
-from sensors.runs import OPEN, covered, failed_attempts
+from sensors.runs import OPEN, attempts, covered, why_failed
 from sensors.training import Trained, trained_keys
 
 VALIDATED_DATASETS = dg.AssetKey("validated_datasets")
@@ -71,6 +72,7 @@ def read_facts(instance: dg.DagsterInstance, platform: Platform) -> QueueFacts:
         under_way=under_way,
         gave_up=_gave_up(instance, partitions, waits),
         rows=accepted_rows(instance),
+        full_disk=what_the_disk_lacks(instance, JOB_OF_STAGE["training"], platform.workspace),
     )
 
 
@@ -96,11 +98,11 @@ def _keys_of(run: dg.DagsterRun, stage: Stage, partitions: Sequence[str]) -> Seq
 
 def _gave_up(
     instance: dg.DagsterInstance, partitions: Sequence[str], waits: Mapping[Stage, Mapping[str, datetime]]
-) -> dict[str, tuple[Stage, int]]:
-    """The stage that failed too often over a key since it waits for it, and how often, as the sensors count."""
-    gave_up: dict[str, tuple[Stage, int]] = {}
+) -> dict[str, GaveUp]:
+    """What failed too often over a key since it waits for it, as the sensors count."""
+    gave_up: dict[str, GaveUp] = {}
     for stage, since in waits.items():
-        failures = failed_attempts(
+        found = attempts(
             instance,
             JOB_OF_STAGE[stage],
             partitions,
@@ -108,7 +110,10 @@ def _gave_up(
             lambda run, stage=stage: _keys_of(run, stage, partitions),  # type: ignore[misc]
             shrinking=stage != "judging",
         )
-        gave_up |= {key: (stage, count) for key, count in failures.items() if count >= MAX_FAILURES}
+        for key, counted in found.items():
+            if counted.failed >= MAX_FAILURES:
+                cause = why_failed(instance, counted.failed_runs[0])
+                gave_up[key] = GaveUp(stage, len(counted.failed_runs), cause)
     return gave_up
 
 

@@ -19,7 +19,7 @@ from gpu_assets.datasets.validated import ValidatedDataset, problem_keys
 from gpu_assets.datasets.validations import VALIDATION_METADATA, VALIDATION_TAG, VALIDATION_TAG_VALUE, Validation
 from gpu_assets.errors import ArtifactInvalid, EvaluationInvalid, PlatformError
 from gpu_assets.rendering import Renderer
-from resources.events import record_check, record_materialization
+from resources.events import check_results, record_materialization
 from resources.platform import Platform
 from resources.plots import histogram, markdown_picture
 from resources.routing import Routing
@@ -106,10 +106,9 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
                 refused[key] = error.with_next_step if isinstance(error, GateRefused) else str(error)
                 context.log.error(f"{key}: {refused[key]}")
         for check, asset in CHECKS.items():
-            record_check(context, asset, check, verdicts[check])
+            yield from check_results(asset, check, verdicts[check])
         if refused:
             raise _failure(refused, len(context.partition_keys))
-        yield from ()
 
     return [gates]
 

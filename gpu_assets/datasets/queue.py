@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gpu_assets.datasets.names import DATA_SUFFIX, MAX_NAME_BYTES, SIDECAR_SUFFIX, display, free_name
 from gpu_assets.datasets.records import (
@@ -49,20 +49,29 @@ RETRYABLE = ("refused", "set aside", "broken")
 MAX_DATA_NAME_BYTES = MAX_NAME_BYTES - len(SIDECAR_SUFFIX)
 
 
+class GaveUp(NamedTuple):
+    """The stage whose runs over a dataset failed too often: how many did, and the last one's error in a line."""
+
+    stage: Stage
+    runs: int
+    cause: str | None = None
+
+
 @dataclass(frozen=True)
 class QueueFacts:
     """What Dagster knows of datasets, by key; empty where a home has no instance yet.
 
-    `trained` is by the newest line, `under_way` what queued and running runs cover, `gave_up` the stage whose runs
-    failed too often since the dataset was opened last, and how often; `rows` counts the accepted rows.
+    `trained` is by the newest line, `under_way` what queued and running runs cover, `gave_up` counts since the dataset
+    was opened last; `rows` counts the accepted rows. `full_disk` says what room training waits for, if it does.
     """
 
     validated: Collection[str] = ()
     trained: Collection[str] = ()
     scored: Collection[str] = ()
     under_way: Mapping[Stage, Collection[str]] = field(default_factory=dict)
-    gave_up: Mapping[str, tuple[Stage, int]] = field(default_factory=dict)
+    gave_up: Mapping[str, GaveUp] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
+    full_disk: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,10 +165,16 @@ def _state(dataset: Dataset, facts: QueueFacts) -> tuple[State, str]:
         why = f": {skip.reason}" if skip.reason else ""
         return "set aside", f"{reached}; skipped at {skip.at}{why}; `gpu-assets queue retry {key}` takes it back"
     if reached != "judging" and key in facts.gave_up:
-        stage, failures = facts.gave_up[key]
-        after = f"{reached}; {stage} gave up after {failures} failed runs"
-        return "set aside", f"{after}: see them in Dagster, then `gpu-assets queue retry {key}`"
+        return "set aside", f"{reached}; {_give_up_sentence(facts.gave_up[key])} `gpu-assets queue retry {key}`"
     return reached, ""
+
+
+def _give_up_sentence(gave_up: GaveUp) -> str:
+    """What happened, up to the command that tries it again."""
+    stage, runs, cause = gave_up
+    counted, them = ("1 failed run", "it") if runs == 1 else (f"{runs} failed runs", "them")
+    why = f": {cause.rstrip('.')}" if cause else ""
+    return f"{stage} gave up after {counted}{why}; see {them} in Dagster, then"
 
 
 def add_files(

@@ -14,7 +14,7 @@ from gpu_assets.training.config import TrainingConfig
 from gpu_assets.training.records import BASE_WEIGHTS, Checkpoint, TrainingDataset
 from gpu_assets.training.run import require_rows, run_training
 from resources.deployed import read_deployed
-from resources.events import failure, record_check, record_materialization
+from resources.events import check_results, failure, record_materialization
 from resources.platform import Platform
 from resources.plots import markdown_picture, training_curves
 from resources.routing import Routing
@@ -77,17 +77,17 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
             )
         except PlatformError as error:
             if isinstance(error, MaskInvalid):
-                record_check(context, "checkpoints", "masks", dict.fromkeys(keys, str(error)))
+                yield from check_results("checkpoints", "masks", dict.fromkeys(keys, str(error)))
             if isinstance(error, PromptSkew):
-                record_check(context, "checkpoints", PARITY_CHECK, dict.fromkeys(keys, str(error)))
+                yield from check_results("checkpoints", PARITY_CHECK, dict.fromkeys(keys, str(error)))
             raise failure(context, error) from error
         for key, checkpoint in result.by_dataset.items():
             _record(context, key, checkpoint, trained_now=key in result.trained)
         faults = {key: _seen_fault(checkpoint) for key, checkpoint in result.by_dataset.items()}
-        record_check(context, "checkpoints", "every_row_seen", faults)
-        record_check(context, "checkpoints", "masks", dict.fromkeys(result.trained))
-        record_check(context, "checkpoints", PARITY_CHECK, dict.fromkeys(result.trained))
-        yield from ()
+        yield from check_results("checkpoints", "every_row_seen", faults)
+        looked_at = [key for key, checkpoint in result.by_dataset.items() if checkpoint.manifest.get("masks")]
+        for check in ("masks", PARITY_CHECK):
+            yield from check_results("checkpoints", check, dict.fromkeys(looked_at))
 
     return [checkpoints]
 
@@ -135,6 +135,7 @@ def _record(context: dg.AssetExecutionContext, key: str, checkpoint: Checkpoint,
             "duration_s": manifest["duration_s"],
             "device": manifest["device"],
             "config_sha256": manifest["config_sha256"],
+            "manifest_sha256": checkpoint.manifest_sha256,
             "renderer_digest": manifest["renderer"]["digest"],
             "template_sha256": manifest["renderer"]["template_sha256"],
             "trained_in_this_run": trained_now,

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 Action = Literal["pause", "resume", "stop", "skip"]
-State = Literal["training", "queued", "ending", "paused", "stopped", "idle"]
+State = Literal["training", "queued", "ending", "paused", "stopped", "disk full", "idle"]
 
 CONTROL_TAG = "gpu_assets/control"
 """On a run that was asked to end: by what."""

@@ -1,5 +1,6 @@
 """What the training stage reads and writes, as values."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,43 @@ from resources.artifacts import read_manifest, sha256_json
 CHECKPOINT_KIND = "checkpoint"
 BASE_WEIGHTS = "base_weights_sha256"
 """Metadata of a materialization of `checkpoints`: the line that it is in."""
+DETERMINED_KEYS = frozenset(
+    {
+        "kind",
+        "format",
+        "name",
+        "model_name",
+        "step",
+        "weights_sha256",
+        "plan_id",
+        "parent",
+        "base_weights_sha256",
+        "datasets",
+        "replay",
+        "architecture",
+        "renderer",
+        "hyperparams",
+        "config_sha256",
+        "optimizer_state",
+        "fresh_optimizer",
+        "rows",
+        "times_seen",
+        "epochs",
+        "tokens",
+        "padding_share",
+        "masks",
+        "loss",
+        "loss_curve",
+        "gradient_norm_curve",
+        "learning_rate_curve",
+        "rollbacks",
+    }
+)
+"""Keys of a checkpoint's manifest that follow from its plan, on a CPU to the last bit."""
+MEASURED_KEYS = frozenset(
+    {"sequence", "measured", "device", "resumed_from_step", "micro_batch_splits", "duration_s", "created_at"}
+)
+"""The others, which differ between runs, machines and homes: `sequence` counts what a home published."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +257,11 @@ class Checkpoint:
     created_at: str
     manifest: dict[str, Any]
 
+    @property
+    def manifest_sha256(self) -> str:
+        """sha256 of what is determined in the manifest: the same dataset, config and seed give it again."""
+        return sha256_json(determined_part(self.manifest))
+
     @classmethod
     def read(cls, folder: Path) -> "Checkpoint":
         """The checkpoint in a folder.
@@ -249,6 +292,11 @@ class Checkpoint:
             created_at=manifest["created_at"],
             manifest=manifest,
         )
+
+
+def determined_part(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a checkpoint's manifest follows from its plan."""
+    return {key: value for key, value in manifest.items() if key in DETERMINED_KEYS}
 
 
 def checkpoint_name(step: int, weights_sha256: str) -> str:

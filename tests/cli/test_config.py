@@ -89,6 +89,24 @@ def test_check_says_all_that_is_wrong_a_sentence_each(config: Config, tmp_path: 
     ]
 
 
+def test_check_takes_overrides_over_the_file_that_it_checks(config: Config, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"hyperparams": {"batch_size": 0}}')
+    assert config("check", file).exit_code == 1
+    assert config("check", file, "--set", "hyperparams.batch_size=8").exit_code == 0
+    assert config("check", "--set", f"config_file={file}").exit_code == 1
+
+    wrong = config("check", "--set", "hyperparams.lr=1", "--set", "distributed.sharding=full")
+    assert wrong.exit_code == 1
+    assert [problem.split(":")[0] for problem in wrong.output.splitlines()] == [
+        "hyperparams.lr",
+        "distributed.sharding is full, but distributed.processes is 1",
+    ]
+    unknown = config("check", "--set", "profile.name=none")
+    assert (unknown.exit_code, "profile 'none' is not registered" in unknown.output) == (1, True)
+    assert config("check", "--set", "no-value").exit_code == 2
+
+
 def test_check_knows_which_profiles_are_registered(config: Config, tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"profile": {"name": "none"}}')

@@ -166,6 +166,34 @@ def test_a_run_canceled_in_the_ui_is_held_as_one_that_was_stopped(instance: dg.D
     assert "was ended by request" in tick()
 
 
+def test_a_run_ended_in_the_ui_while_it_still_started_is_held_as_one_that_was_stopped(
+    control: Control, instance: dg.DagsterInstance, waiting, tick
+) -> None:
+    waiting("a")
+    run = add_open_run(instance, "train", "a", status=dg.DagsterRunStatus.STARTING, datasets=["a"])
+    instance.report_run_canceling(run)
+    instance.report_run_failed(run)
+    assert "was ended by request" in tick()
+    assert control("status").output.startswith("stopped: ")
+    control("resume")
+    assert tick() == "trains a"
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_full_disk_that_training_waits_for_is_said_with_what_is_free_and_wanted(
+    control: Control, instance: dg.DagsterInstance, waiting, paused: bool
+) -> None:
+    waiting("a")
+    run = add_open_run(instance, "train", "a", datasets=["a"])
+    instance.add_run_tags(run.run_id, {"gpu_assets/wanted_bytes": str(10**18)})
+    instance.report_run_failed(run)
+    if paused:
+        control("pause")
+    said = control("status").output
+    assert said.startswith("paused: training is paused" if paused else "disk full: the disk of ")
+    assert " is full: " in said and " GB are free, training goes on with 1000000000.0 GB" in said
+
+
 def test_a_run_that_the_platforms_own_stop_canceled_is_planned_again(
     instance: dg.DagsterInstance, waiting, tick
 ) -> None:

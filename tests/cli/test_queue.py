@@ -135,6 +135,36 @@ def test_what_a_run_covers_is_under_way_and_set_aside_after_three_that_failed(
     assert listed(queue)["state"] not in (state, "set aside")
 
 
+def test_a_failure_that_comes_again_is_counted_as_the_runs_that_there_were_and_named(
+    queue: Queue, key: str, instance: dg.DagsterInstance
+) -> None:
+    instance.add_dynamic_partitions("datasets", [key, "another"])
+    materialize(instance, "validated_datasets", key)
+    add_failed_run(instance, "train", key, "another", permanent="TrainingDiverged", message="the loss rose\ntwice")
+    add_failed_run(instance, "train", key, permanent="TrainingDiverged", message="the loss rose alone\ntwice")
+    row = listed(queue)
+    assert row["state"] == "set aside"
+    assert row["sentence"] == (
+        "validated; training gave up after 2 failed runs: the loss rose alone; see them in Dagster, then "
+        f"`gpu-assets queue retry {key}`"
+    )
+
+
+def test_a_full_disk_that_training_waits_for_is_said_with_what_is_free_and_wanted(
+    queue: Queue, key: str, instance: dg.DagsterInstance
+) -> None:
+    instance.add_dynamic_partitions("datasets", [key])
+    materialize(instance, "validated_datasets", key)
+    assert json.loads(queue("list", "--json").output)["full_disk"] is None
+    run = add_open_run(instance, "train", key)
+    instance.add_run_tags(run.run_id, {"gpu_assets/wanted_bytes": str(10**18)})
+    instance.report_run_failed(run)
+
+    said = " ".join(queue("list").output.split())
+    assert "nothing is trained: the disk of " in said and " GB are free, training goes on with 1000000000.0 GB" in said
+    assert " is full: " in json.loads(queue("list", "--json").output)["full_disk"]
+
+
 def test_one_broken_manifest_does_not_hide_the_others(
     workspace: Workspace, queue: Queue, key: str, instance: dg.DagsterInstance
 ) -> None:

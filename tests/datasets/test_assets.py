@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from matplotlib.figure import Figure
 
-from gpu_assets.datasets.assets import CODE_VERSION, build
+from gpu_assets.datasets.assets import CHECKS, CODE_VERSION, build
 from gpu_assets.datasets.parity import PARITY_CHECK
 from gpu_assets.datasets.records import find_dataset
 from gpu_assets.datasets.validated import read_validated
@@ -130,6 +130,15 @@ def test_a_check_holds_the_verdict_on_every_file_of_the_run(keys: list[str], run
     assert faults(instance, "spec_gate") == dict.fromkeys(keys)
     for check in ("disjoint_from_evaluation", PARITY_CHECK):
         assert faults(instance, check) == {keys[0]: None, keys[2]: None}
+
+
+def test_of_a_run_that_goes_well_dagster_misses_no_check(keys: list[str], run: Run, instance) -> None:
+    result = run([keys[0]])
+    assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == dict.fromkeys(
+        CHECKS, True
+    )
+    said = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert [sentence for sentence in said if "did not yield" in sentence] == []
 
 
 def test_rows_that_would_be_trained_after_other_prompts_than_the_servers_are_not_validated(

@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpu_assets.datasets.queue import (
+    GaveUp,
     QueueFacts,
     add_files,
     describe,
@@ -55,15 +57,25 @@ def outside(tmp_path: Path) -> Path:
 )
 def test_a_state_follows_from_what_dagster_knows(workspace: Workspace, key: str, known, state: str) -> None:
     facts = QueueFacts(**json.loads(json.dumps(known).replace("KEY", key)))
+    facts = replace(facts, gave_up={given: GaveUp(*found) for given, found in facts.gave_up.items()})
 
     assert describe(find_dataset(workspace, key), facts).state == state
 
 
-def test_what_was_set_aside_says_which_stage_gave_up_and_how_it_is_tried_again(workspace: Workspace, key: str) -> None:
-    row = describe(find_dataset(workspace, key), QueueFacts(trained=[key], gave_up={key: ("judging", 4)}))
+@pytest.mark.parametrize(
+    ("gave_up", "says"),
+    [
+        (GaveUp("judging", 4, "the server is gone."), "after 4 failed runs: the server is gone; see them in Dagster"),
+        (GaveUp("training", 1, "the loss rose"), "after 1 failed run: the loss rose; see it in Dagster"),
+        (GaveUp("training", 3), "after 3 failed runs; see them in Dagster"),
+    ],
+)
+def test_what_was_set_aside_says_which_stage_gave_up_when_and_why_and_how_it_is_tried_again(
+    workspace: Workspace, key: str, gave_up: GaveUp, says: str
+) -> None:
+    row = describe(find_dataset(workspace, key), QueueFacts(trained=[key], gave_up={key: gave_up}))
 
-    assert row.sentence.startswith("trained; judging gave up after 4 failed runs")
-    assert f"`gpu-assets queue retry {key}`" in row.sentence
+    assert row.sentence == f"trained; {gave_up.stage} gave up {says}, then `gpu-assets queue retry {key}`"
     assert row.can_retry
 
 
@@ -101,7 +113,7 @@ def test_what_can_be_tried_again_is_what_is_refused_or_set_aside_and_has_data(
     given_up = next(taken for taken in tick().taken_in if taken.startswith("given-up"))
     refuse(workspace, key)
 
-    assert retryable(workspace, QueueFacts(gave_up={given_up: ("taking in", 3)})) == [key, given_up]
+    assert retryable(workspace, QueueFacts(gave_up={given_up: GaveUp("taking in", 3)})) == [key, given_up]
 
 
 def test_a_refused_dataset_shows_the_gates_sentence_until_it_is_validated(workspace: Workspace, key: str) -> None:

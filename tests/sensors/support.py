@@ -104,9 +104,11 @@ def add_failed_run(
     *,
     permanent: bool | str = False,
     datasets: Sequence[str] = (),
-) -> None:
+    message: str | None = None,
+) -> dg.DagsterRun:
     """A run of a job over a range of partitions that ends now, in failure; `permanent` may name the error."""
     run = add_open_run(instance, job, first, last, datasets=datasets)
     if permanent:
         instance.add_run_tags(run.run_id, {PERMANENT_TAG: permanent if isinstance(permanent, str) else "true"})
-    instance.report_run_failed(run)
+    instance.report_run_failed(run, message)
+    return run

@@ -3,8 +3,18 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from sensors.runs import OPEN, Attempts, attempts, count_open_runs, covered, failed_attempts, open_partitions, run_size
-from tests.sensors.support import add_failed_run
+from sensors.runs import (
+    OPEN,
+    Attempts,
+    attempts,
+    count_open_runs,
+    covered,
+    failed_attempts,
+    open_partitions,
+    run_size,
+    why_failed,
+)
+from tests.sensors.support import add_failed_run, add_open_run
 
 KEYS = ["a", "b", "c", "d"]
 RANGE = {"dagster/asset_partition_range_start": "b", "dagster/asset_partition_range_end": "d"}
@@ -138,3 +148,55 @@ def test_of_more_than_ten_keys_a_failure_that_comes_again_leads_to_runs_of_ten(i
     instance.add_dynamic_partitions("datasets", keys)
     add_failed_run(instance, "train", keys[0], keys[-1], permanent=True)
     assert failed_attempts(instance, "train", [*KEYS, *keys], {"k00": LONG_AGO}, shrinking=True) == {"k00": 1}
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING])
+def test_a_run_that_was_asked_to_end_before_it_had_started_has_not_failed_whatever_dagster_calls_it(
+    instance, status: dg.DagsterRunStatus
+) -> None:
+    run = add_open_run(instance, "train", "a", status=status)
+    instance.report_run_canceling(run)
+    instance.report_run_failed(run)
+    add_failed_run(instance, "train", "a")
+    (found,) = attempts(instance, "train", KEYS, {"a": LONG_AGO}).values()
+    assert (found.failed, found.ended) == (1, 2)
+
+
+def test_the_runs_that_failed_are_named_the_newest_first_each_once(instance) -> None:
+    shared = add_failed_run(instance, "train", "a", "d")
+    alone = add_failed_run(instance, "train", "a", permanent=True)
+    found = attempts(instance, "train", KEYS, {"a": LONG_AGO, "b": LONG_AGO}, shrinking=True)
+    assert (found["a"].failed_runs, found["b"].failed_runs) == ((alone.run_id, shared.run_id), (shared.run_id,))
+    assert (found["a"].failed, found["b"].failed) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (dg.Failure("the loss is not finite\nat step 3"), "the loss is not finite"),
+        (RuntimeError("no space\nleft"), "RuntimeError: no space"),
+    ],
+)
+def test_why_a_run_failed_is_the_first_line_of_its_steps_error(instance, definitions, gates, error, says) -> None:
+    def fail(key: str) -> None:
+        raise error
+
+    gates.on_key = fail
+    job = definitions.resolve_job_def("take_in")
+    result = job.execute_in_process(instance=instance, partition_key="c", raise_on_error=False)
+    assert why_failed(instance, result.run_id) == says
+
+
+def test_of_a_run_whose_process_was_killed_it_is_what_the_launcher_saw(instance) -> None:
+    run = add_open_run(instance, "train", "a")
+    instance.report_engine_event("Run execution process for it unexpectedly exited with exit code -9.", run)
+    instance.report_run_failed(run)
+    assert why_failed(instance, run.run_id) == "Run execution process for it unexpectedly exited with exit code -9."
+
+
+def test_of_a_run_that_dagster_ended_it_is_what_dagster_says(instance) -> None:
+    run = add_open_run(instance, "train", "a")
+    instance.report_engine_event("Launched as a subprocess.", run)
+    instance.report_run_failed(run, "Run timed out: it took over 120 seconds to start.")
+    assert why_failed(instance, run.run_id) == "Run timed out: it took over 120 seconds to start."
+    assert why_failed(instance, "no-such-run") is None

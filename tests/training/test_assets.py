@@ -1,11 +1,13 @@
 """The asset `checkpoints` on real rows: what its run config changes, and what its metadata says."""
 
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 import pytest
 
+from gpu_assets.datasets.assets import DATASETS
 from gpu_assets.training.assets import build
 from gpu_assets.training.line import list_checkpoints
 from resources.platform import Platform
@@ -20,21 +22,30 @@ FEW_STEPS: dict[str, object] = {"batch_size": 16, "warmup_steps": 1, "optimizer"
 
 
 @pytest.fixture
-def run(platform: Platform, workspace: Workspace) -> Run:
-    """Trains on 64 rows with hyperparameters in the run's config."""
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        add_partitions(instance, "a")
+        yield instance
+
+
+@pytest.fixture
+def run(platform: Platform, workspace: Workspace, instance: dg.DagsterInstance) -> Run:
+    """Trains on 64 rows with hyperparameters in the run's config; the run holds an asset that depends on it, too."""
     add_dataset(workspace, "a", rows=64)
 
+    @dg.asset(deps=["checkpoints"], partitions_def=DATASETS, backfill_policy=dg.BackfillPolicy.single_run())
+    def downstream() -> None:
+        pass
+
     def materialize(hyperparams: dict[str, object]) -> dg.ExecuteInProcessResult:
-        with dg.DagsterInstance.ephemeral() as instance:
-            add_partitions(instance, "a")
-            return dg.materialize(
-                build(Routing(platform.settings.hosts)),
-                instance=instance,
-                resources={"platform": platform},
-                partition_key="a",
-                run_config={"ops": {"checkpoints": {"config": {"hyperparams": hyperparams}}}},
-                raise_on_error=False,
-            )
+        return dg.materialize(
+            [*build(Routing(platform.settings.hosts)), downstream],
+            instance=instance,
+            resources={"platform": platform},
+            partition_key="a",
+            run_config={"ops": {"checkpoints": {"config": {"hyperparams": hyperparams}}}},
+            raise_on_error=False,
+        )
 
     return materialize
 
@@ -70,11 +81,27 @@ def test_a_wrong_hyperparameter_of_the_run_fails_it_with_a_sentence(
     assert list_checkpoints(workspace) == []
 
 
-def test_what_was_measured_is_metadata_in_numbers_and_one_picture(run: Run) -> None:
+def test_what_was_measured_is_metadata_in_numbers_and_one_picture(run: Run, workspace: Workspace) -> None:
     (event,) = run(FEW_STEPS).asset_materializations_for_node("checkpoints")
     values = {name: value.value for name, value in event.metadata.items()}
+    (checkpoint,) = list_checkpoints(workspace)
+    assert values["manifest_sha256"] == checkpoint.manifest_sha256
     for name in ("tokens_per_s", "supervised_tokens_per_s", "mfu", "gradient_norm", "peak_memory_bytes"):
         assert isinstance(values[name], float | int) and values[name] > 0, name
     assert values["learning_rate"] == pytest.approx(0.002)
     assert values["rollbacks"] == 0
     assert str(values["training_curves"]).startswith("![training](data:image/png;base64,")
+
+
+def test_of_a_run_that_goes_well_dagster_misses_no_check_whether_it_trains_or_finds_the_dataset_trained(
+    run: Run, instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    for result in (run(FEW_STEPS), run(FEW_STEPS)):
+        assert result.success
+        checks = result.get_asset_check_evaluations()
+        assert {check.check_name: check.passed for check in checks} == dict.fromkeys(
+            ("every_row_seen", "masks", "prefix_parity"), True
+        )
+        said = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.level >= logging.INFO]
+        assert [sentence for sentence in said if "did not yield" in sentence] == []
+    assert [entry.getMessage() for entry in caplog.records if "emitted no result" in entry.getMessage()] == []

@@ -95,7 +95,12 @@ class ServiceError(PlatformError):
 
 
 class ServiceUnavailable(ServiceError):
-    """No connection, a time-out, or 5xx after all retries."""
+    """No connection, a time-out, or 5xx after all retries; with the last status and body, where there was an answer."""
+
+    def __init__(self, message: str, *, status: int | None = None, body: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
 
 
 class ServiceHttpError(ServiceError):

@@ -325,14 +325,61 @@ class Evaluation(Section):
     concurrency: int = Field(64, ge=1, le=1024, description="Questions in flight at the inference server.")
 
 
+class Vllm(Section):
+    """vLLM as the engine: a process a model, in a virtual environment outside the project's lock."""
+
+    venv: str = Field("engines/vllm", min_length=1, description="Its virtual environment, relative to <home>.")
+    arguments: tuple[str, ...] = Field((), description="Further arguments of `vllm serve`; they win over ours.")
+    max_sequences: int = Field(
+        128, ge=1, le=4096, description="Requests in one batch; more take more memory for CUDA graphs and logits."
+    )
+    free_memory_share: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="Share of the GPU's memory that is free when a process starts, or it does not: three fit beside "
+        "each other. It reserves nothing; weights and cache_tokens decide what is taken.",
+    )
+    start_timeout_s: float = Field(
+        300, ge=1, le=3600, description="Seconds until a process answers: weights are read and CUDA graphs captured."
+    )
+
+
 class Serving(Section):
     """The inference server's engine."""
+
+    engine: Literal["hf", "vllm"] = Field(
+        "hf",
+        description="hf: transformers' continuous batching in the server, on CPU or CUDA. vllm: a process a model on "
+        "a GPU, installed by `gpu-assets engine install vllm`; faster for many users, without profiles' logits "
+        "processors.",
+    )
+    vllm: Vllm = Vllm()
 
     max_context_tokens: int = Field(2048, ge=64, description="Prompt and answer of one request.")
     cache_tokens: int = Field(
         32_768, ge=1024, description="Key-value cache of one model in tokens: sized explicitly, never by free memory."
     )
+    prefix_sharing: bool = Field(
+        True,
+        description="Requests to one model share the cached pages of a common prefix, such as a system prompt, which "
+        "answers the same and sooner. Whoever has a key can tell by the time whether another sent the same beginning "
+        "lately: turn it off where that matters.",
+    )
     max_queue: int = Field(512, ge=1, description="Requests that wait before 429 is answered.")
+    max_models: int = Field(
+        3,
+        ge=2,
+        le=64,
+        description="Models that are held at once: the champion, the one before it, to which a rollback is a flip, and "
+        "a candidate.",
+    )
+    memory_reserve_gb: float = Field(
+        1.0,
+        ge=0,
+        description="Gigabytes (10^9 bytes) of the device's memory that stay free beside a model's weights and cache: "
+        "for activations, and on a CPU for everything else that runs there.",
+    )
 
     @model_validator(mode="after")
     def _cache_holds_a_request(self) -> "Serving":

@@ -47,7 +47,9 @@ from gpu_assets.sections import (
     SpecPolicy,
     Storage,
     Validation,
+    Vllm,
 )
+from gpu_assets.service_variables import ServiceVariables, read_service_variables
 
 __all__ = [
     "ENV_PREFIX",
@@ -76,8 +78,11 @@ __all__ = [
     "SpecPolicy",
     "Storage",
     "Validation",
+    "Vllm",
     "environment_for",
+    "environment_with",
     "load_settings",
+    "service_variables",
     "settings_problems",
     "settings_variables",
     "values_by_source",
@@ -282,6 +287,15 @@ def settings_variables() -> dict[str, str]:
     }
 
 
+def service_variables(service: str) -> ServiceVariables:
+    """What the environment says of a service's client, under the service's name in capitals.
+
+    Raises:
+        SettingsError: if a variable is out of bounds.
+    """
+    return read_service_variables(service, os.environ)
+
+
 def _config_file() -> Path:
     return Path(os.environ.get(f"{ENV_PREFIX}CONFIG_FILE", PROJECT_ROOT / "config.json"))
 
@@ -298,6 +312,11 @@ def _read_settings(config_file: Path, overrides: dict[str, str]) -> Settings:
 def environment_for(overrides: dict[str, str]) -> dict[str, str]:
     """The same overrides as variables, for child processes."""
     return {ENV_PREFIX + key.replace(".", "__").upper(): value for key, value in overrides.items()}
+
+
+def environment_with(**changes: str | None) -> dict[str, str]:
+    """This process's environment for a child, changed; None leaves a variable out."""
+    return {name: value for name, value in (os.environ | changes).items() if value is not None}
 
 
 def _refuse_unknown_variables() -> None:

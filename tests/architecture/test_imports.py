@@ -11,7 +11,14 @@ import pytest
 from gpu_assets.settings import PROJECT_ROOT
 
 PACKAGES = ("gpu_assets", "resources", "sensors", "validators", "serving")
-COMMON = ("gpu_assets.errors", "gpu_assets.hosts", "gpu_assets.sections", "gpu_assets.settings", "gpu_assets.rendering")
+COMMON = (
+    "gpu_assets.errors",
+    "gpu_assets.hosts",
+    "gpu_assets.sections",
+    "gpu_assets.service_variables",
+    "gpu_assets.settings",
+    "gpu_assets.rendering",
+)
 STAGES = ("base_model", "datasets", "training", "evaluation", "ranking", "deployment", "lineage")
 EVERYONE = ("gpu_assets.definitions", "gpu_assets.trainer", "gpu_assets.inference", "gpu_assets.cli")
 

@@ -1,17 +1,14 @@
 """The inference host's code location: scoring, ranking and deployment."""
 
-from collections.abc import Iterator
-from contextlib import closing
-
 import dagster as dg
 
 from gpu_assets.deployment import assets as deployment
 from gpu_assets.evaluation import assets as evaluation
 from gpu_assets.ranking import assets as ranking
 from gpu_assets.settings import load_settings
+from resources.clients import CLIENTS
 from resources.platform import Platform
 from resources.routing import Routing
-from resources.services import InferenceClient, inference_client
 from sensors.judging import build_judging_sensor
 
 JUDGE = "judge"
@@ -30,20 +27,9 @@ def build(platform: Platform) -> dg.Definitions:
             )
         ],
         sensors=[build_judging_sensor(platform, JUDGE)],
-        resources={"platform": platform, "inference": _client_resource(platform)},
+        resources={"platform": platform, **CLIENTS},
         executor=dg.in_process_executor,
     )
-
-
-def _client_resource(platform: Platform) -> dg.ResourceDefinition:
-    """The client, made when a run needs it: loading definitions reads no key and opens no connection."""
-
-    @dg.resource
-    def inference(_: dg.InitResourceContext) -> Iterator[InferenceClient]:
-        with closing(inference_client(platform.settings)) as client:
-            yield client
-
-    return inference
 
 
 @dg.definitions

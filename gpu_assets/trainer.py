@@ -8,6 +8,7 @@ from gpu_assets.evaluation import assets as evaluation
 from gpu_assets.lineage import assets as lineage
 from gpu_assets.settings import load_settings
 from gpu_assets.training import assets as training
+from resources.clients import CLIENTS
 from resources.platform import Platform
 from resources.routing import Routing
 from sensors.foundations import build_foundations_sensor
@@ -44,7 +45,7 @@ def build(platform: Platform) -> dg.Definitions:
             build_training_sensor(platform, TRAIN),
             build_ledger_sensor(LEDGER),
         ],
-        resources={"platform": platform},
+        resources={"platform": platform, **CLIENTS},
         executor=dg.in_process_executor,
     )
 

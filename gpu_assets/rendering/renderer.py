@@ -11,7 +11,7 @@ Knows nothing of files other than a model folder's tokenizer and template, and n
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,13 +137,13 @@ class Renderer:
         """What the profile does to logits while answers are generated."""
         return self.profile.logits_processors(self.tokenizer, self.end_token)
 
-    def prompt_text(self, messages: Sequence[Message]) -> str:
-        """The text a model is asked to continue."""
-        return self._render(self.profile.transform_prompt(messages, self.system_prompt))
+    def prompt_text(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> str:
+        """The text a model is asked to continue; `variables` are one request's own, over `TEMPLATE_VARIABLES`."""
+        return self._render(self.profile.transform_prompt(messages, self.system_prompt), variables)
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens a model is asked to continue."""
-        return self._encode(self.prompt_text(messages))
+    def prompt_ids(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> list[int]:
+        """The tokens of `prompt_text`."""
+        return self._encode(self.prompt_text(messages, variables))
 
     def training_samples(self, messages: Sequence[Message]) -> list[Sample]:
         """The sequences that teach every assistant turn of a conversation, each turn once.
@@ -197,14 +197,14 @@ class Renderer:
     def _answer(self, messages: Sequence[Message]) -> str:
         return self.profile.transform_example(messages, self.system_prompt)[-1]["content"]
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def _render(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> str:
         return render(
             self.template,
             messages,
             add_generation_prompt=True,
             bos_token=self.bos_token or "",
             eos_token=self.end_token,
-            **TEMPLATE_VARIABLES,
+            **(TEMPLATE_VARIABLES | dict(variables or {})),
         )
 
     def _encode(self, text: str) -> list[int]:

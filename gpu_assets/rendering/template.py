@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.defaults
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -31,6 +32,15 @@ CHATML = """\
 """
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 CHATML_END = CHATML_TOKENS[-1]
+RESERVED_VARIABLES = frozenset(
+    {"messages", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token", "tools", "documents"}
+    | {"raise_exception", "strftime_now", *jinja2.defaults.DEFAULT_NAMESPACE}
+)
+"""Names in a template that are not a request's to set: what the renderer sets, and the template language's own."""
+
+_REFUSALS = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+"""The template's own, and what it runs into with a variable of another type than it expects."""
+
 _FETCH_AGAIN = "restore it, or fetch the model again"
 
 
@@ -78,15 +88,15 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def render(template: str, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
+def render(template: str, messages: Sequence[Mapping[str, str]], /, **variables: Any) -> str:
     """The text of a conversation.
 
     Raises:
-        RenderingError: if the template does not parse, or refuses the conversation.
+        RenderingError: if the template does not parse, or refuses the conversation or a variable.
     """
     try:
-        return _compile(template).render(messages=list(messages), **variables)
-    except jinja2.TemplateError as error:
+        return _compile(template).render({**variables, "messages": list(messages)})
+    except _REFUSALS as error:
         roles = [message.get("role") for message in messages]
         if "strftime_now" in str(error):
             raise RenderingError(

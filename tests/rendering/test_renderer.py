@@ -162,3 +162,12 @@ _TINY: dict[str, Path] = {}
 def _remember_tiny(tiny_folder: Path) -> None:
     """Hypothesis calls its function many times in one test; a module value serves it, a fixture cannot."""
     _TINY["folder"] = tiny_folder
+
+
+def test_a_requests_own_variables_reach_the_template_and_change_nothing_else(renderer: Renderer) -> None:
+    before = renderer.digest
+    thinking = renderer.prompt_text(chat("hi"), {"enable_thinking": True})
+    assert thinking == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert renderer.prompt_text(chat("hi"), {"nobody": {"knows": [1, None]}}) == renderer.prompt_text(chat("hi"))
+    assert renderer.prompt_ids(chat("hi"), {"enable_thinking": True}) == renderer.encode_batch([thinking])[0]
+    assert renderer.digest == before

@@ -3,6 +3,7 @@
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trl
@@ -12,7 +13,7 @@ from transformers import AutoTokenizer
 from gpu_assets.errors import RenderingError
 from gpu_assets.rendering import Message, Renderer
 from gpu_assets.rendering.parity import prefix_fault
-from gpu_assets.rendering.template import CHATML, THINKING_MARKS, is_thinking, render
+from gpu_assets.rendering.template import CHATML, RESERVED_VARIABLES, THINKING_MARKS, is_thinking, render
 from tests.rendering.conftest import TemplateFolder
 
 TEMPLATES = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
@@ -160,3 +161,17 @@ def test_a_replaced_template_counts_in_the_digest_and_is_the_same_once_it_is_the
     thinking = Renderer.load(template_folder("{{ messages[0].content }}<think>"), "regime3")
     own = Renderer.load(template_folder(CHATML), "regime3")
     assert (own.template_sha256, own.digest) == (thinking.template_sha256, thinking.digest)
+
+
+@pytest.mark.parametrize(
+    "variables", [{"shade": 3}, {"shade": None}, {"shade": {"a": 1}}, {"range": 1}, {"shade": [[]], "depth": 10**9}]
+)
+def test_a_variable_of_a_type_that_the_template_does_not_expect_is_refused(variables: dict[str, Any]) -> None:
+    template = "{% for each in range(depth | default(2)) %}{{ shade.upper() + shade[each] }}{% endfor %}"
+    with pytest.raises(RenderingError, match="cannot render"):
+        render(template, CONVERSATION[:1], **variables)
+
+
+def test_names_that_are_the_renderers_or_the_languages_are_reserved() -> None:
+    assert {"messages", "add_generation_prompt", "tools", "eos_token", "range", "raise_exception"} <= RESERVED_VARIABLES
+    assert not RESERVED_VARIABLES & {"enable_thinking", "reasoning_effort"}

@@ -7,6 +7,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from gpu_assets.base_model.fingerprint import compute_fingerprint
 from gpu_assets.base_model.present import base_model_folder
 from gpu_assets.base_model.records import BASE_MODEL_KIND, BaseModel, RendererRecord
 from gpu_assets.base_model.tiny import write_tiny_model
@@ -92,6 +93,7 @@ def init_model(preset: str, folder: Path, seed: int) -> dict[str, Any]:
             "architecture": _read_config(temporary)["architectures"][0],
             "renderer": RendererRecord.of(renderer).to_json(),
             "created_at": utc_now(),
+            "fingerprint": compute_fingerprint(temporary, renderer).to_json(),
         }
         write_json(temporary / MANIFEST_FILE, manifest)
     return manifest

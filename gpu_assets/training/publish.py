@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from gpu_assets.base_model.fingerprint import compute_fingerprint
 from gpu_assets.datasets.parity import PromptSkew, parity_fault
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.rendering import Renderer
@@ -62,11 +63,13 @@ def publish_checkpoint(plan: TrainingPlan, outcome: TrainingOutcome, workspace: 
             for name in TOKENIZER_FILES:
                 if (plan.parent.folder / name).is_file():
                     shutil.copy2(plan.parent.folder / name, temporary / name)
-            _write_template(plan, temporary)
+            renderer = _write_template(plan, temporary)
             if plan.replay:
                 _write_replayed(plan, temporary / REPLAY_FILE)
             sequence = 1 + max((checkpoint.sequence for checkpoint in list_checkpoints(workspace)), default=0)
-            write_json(temporary / MANIFEST_FILE, _manifest(plan, outcome, final.name, step, weights, sequence))
+            manifest = _manifest(plan, outcome, final.name, step, weights, sequence)
+            fingerprint = compute_fingerprint(temporary, renderer).to_json()
+            write_json(temporary / MANIFEST_FILE, {**manifest, "fingerprint": fingerprint})
     _drop_older_states(workspace)
     return Checkpoint.read(final)
 
@@ -103,8 +106,10 @@ def _drop_older_states(workspace: Workspace) -> None:
         shutil.rmtree(folder)
 
 
-def _write_template(plan: TrainingPlan, folder: Path) -> None:
+def _write_template(plan: TrainingPlan, folder: Path) -> Renderer:
     """Write the template in force, which may not be the parent's own; the folder then prompts as was trained.
+
+    Returns what renders for the folder.
 
     Raises:
         PromptSkew: if it does not.
@@ -121,6 +126,7 @@ def _write_template(plan: TrainingPlan, folder: Path) -> None:
     for dataset in plan.datasets:
         if (fault := parity_fault(dataset.rows_path, served)) is not None:
             raise PromptSkew(f"the trained model, dataset {dataset.key}, {fault}; nothing is published")
+    return served
 
 
 def _write_replayed(plan: TrainingPlan, path: Path) -> None:

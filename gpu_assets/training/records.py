@@ -48,9 +48,20 @@ DETERMINED_KEYS = frozenset(
 )
 """Keys of a checkpoint's manifest that follow from its plan, on a CPU to the last bit."""
 MEASURED_KEYS = frozenset(
-    {"sequence", "measured", "device", "resumed_from_step", "micro_batch_splits", "duration_s", "created_at"}
+    {
+        "sequence",
+        "measured",
+        "device",
+        "resumed_from_step",
+        "micro_batch_splits",
+        "duration_s",
+        "created_at",
+        "fingerprint",
+    }
 )
-"""The others, which differ between runs, machines and homes: `sequence` counts what a home published."""
+"""The others, which differ between runs, machines and homes: `sequence` counts what a home published, `fingerprint` has
+log-probabilities, whose last digits are the machine's.
+"""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from gpu_assets.base_model.fingerprint import compute_fingerprint
 from gpu_assets.base_model.records import BaseModel
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.rendering import Renderer
@@ -124,6 +125,14 @@ def test_the_manifest_says_what_was_trained_on_and_how(publish: Publish, make_pl
     assert manifest["tokens"] == {"total": 1_000, "supervised": 400}
     assert (manifest["loss"], manifest["loss_curve"]) == (0.25, [[15, 0.25]])
     assert manifest["architecture"] == "Qwen3ForCausalLM"
+
+
+def test_the_manifest_says_what_the_published_weights_answer(publish: Publish) -> None:
+    published, other = publish(shift=0.1), publish(shift=0.2)
+    renderer = Renderer.load(published.folder, "plain")
+    fingerprint = compute_fingerprint(published.folder, renderer).to_json()
+    assert published.manifest["fingerprint"] == json.loads(json.dumps(fingerprint))
+    assert published.manifest["fingerprint"] != other.manifest["fingerprint"]
 
 
 def test_a_failure_before_the_manifest_leaves_no_checkpoint(

@@ -1,24 +1,19 @@
 """What a checkpoint's profile does to logits, row by row inside one batch.
 
-A row's bias follows from its own prompt and answer, so rows of a batch know nothing of each other, and a request
-that transformers starts anew, with its answer so far put behind its prompt, goes on as it was. Imports torch and
-transformers: loaded lazily, by the engine only. V is the size of the vocabulary.
+A row's bias follows from its own prompt and answer, so rows of a batch know nothing of each other. Imports torch:
+loaded lazily, by the engine only. V is the size of the vocabulary.
 """
 
 from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
-from transformers.generation.continuous_batching.requests import FutureRequestState
 
 from gpu_assets.rendering import Bias, LogitsProcessor, RowProcessor
 
-ROW = "profile_row"
 
-
-class Row:
-    """The profile's processors of one request; they read its prompt in the engine's thread, when first asked."""
+class RowSteering:
+    """The profile's processors of one request; they read its prompt when first asked."""
 
     def __init__(self, processors: Sequence[LogitsProcessor], prompt_ids: list[int]) -> None:
         self._of_all_rows = processors
@@ -28,41 +23,10 @@ class Row:
     def _processors(self) -> list[RowProcessor]:
         return [processor.of_row(self._prompt_ids) for processor in self._of_all_rows]
 
-    def __deepcopy__(self, _: object) -> "Row":
-        """Itself: transformers copies a request's arguments, and biases follow from the tokens alone."""
-        return self
-
     def biases(self, ids: Sequence[int]) -> list[Bias]:
         """The next token's, after prompt and answer so far."""
         generated = ids[len(self._prompt_ids) :]
         return [processor.bias(generated) for processor in self._processors]
-
-
-class RowBiases(ContinuousBatchingLogitsProcessor):
-    """Adds each request's biases to its row."""
-
-    supported_kwargs: dict[str, type] = {ROW: Row}
-    ignored_kwargs: tuple[str, ...] = ()
-
-    def __init__(self) -> None:
-        self._biases: list[tuple[int, Bias]] = []
-
-    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-        int32_tensor.zero_()
-
-    def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> torch.Tensor:
-        """Remember what is added to which rows of the coming batch."""
-        states = [request.state for request in requests_with_new_token]
-        self._biases = [
-            (index, bias)
-            for index, state in enumerate(states)
-            if (row := state.logit_processor_kwargs.get(ROW)) is not None
-            for bias in row.biases(state.initial_tokens + state.generated_tokens)
-        ]
-        return torch.zeros(len(states), dtype=torch.int32)
-
-    def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
-        return apply_biases(scores, self._biases)
 
 
 def apply_biases(scores: torch.Tensor, biases: Sequence[tuple[int, Bias]]) -> torch.Tensor:

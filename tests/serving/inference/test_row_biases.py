@@ -15,7 +15,7 @@ from gpu_assets.rendering import Bias, Message, Renderer
 from gpu_assets.rendering.profiles import get_profile
 from gpu_assets.rendering.profiles.emoji_text import STOP_EMOJI, Run, asked_stop, instructions
 from serving.inference.engine import Engine, Generation, Sampling
-from serving.inference.row_biases import Row, apply_biases
+from serving.inference.row_biases import RowSteering, apply_biases
 from tests.serving.inference.support import Server, StartEngine, generate_all, ready_server, run, write_manifest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -169,7 +169,7 @@ def test_rows_of_a_mixed_batch_are_what_they_are_alone(
     dtype: torch.dtype, batch: list[tuple[str, int, list[int]]], steps: list[int]
 ) -> None:
     """Any profiles side by side, each row at any step: no row knows of another, and every score is finite."""
-    made = [(Row(get_profile(name).logits_processors(TOKENIZER, END), prompt(times)), prompt(times), ids)
+    made = [(RowSteering(get_profile(name).logits_processors(TOKENIZER, END), prompt(times)), prompt(times), ids)
             for name, times, ids in batch]  # fmt: skip
     scores = torch.randn(len(batch), TOKENIZER.get_vocab_size(), generator=torch.Generator().manual_seed(0)).to(dtype)
     for step in steps:
@@ -178,7 +178,9 @@ def test_rows_of_a_mixed_batch_are_what_they_are_alone(
         biased = apply_biases(scores, together)
         assert biased.isfinite().all()
         for place, ((name, _, ids), (_, asked, _)) in enumerate(zip(batch, made, strict=True)):
-            alone = Row(get_profile(name).logits_processors(TOKENIZER, END), asked).biases([*asked, *ids[:step]])
+            alone = RowSteering(get_profile(name).logits_processors(TOKENIZER, END), asked).biases(
+                [*asked, *ids[:step]]
+            )
             assert torch.equal(biased[place], apply_biases(scores[place : place + 1], [(0, b) for b in alone])[0])
             if name != "emoji_think":
                 assert torch.equal(biased[place], scores[place])
@@ -189,7 +191,7 @@ def prompt(times: int) -> list[int]:
 
 
 def test_4096_tokens_of_a_row_that_ignores_its_stop_stay_finite_in_half_precision() -> None:
-    row = Row(get_profile("emoji_think").logits_processors(TOKENIZER, END), prompt(2))
+    row = RowSteering(get_profile("emoji_think").logits_processors(TOKENIZER, END), prompt(2))
     ids = [*TOKENIZER.encode("🛑🛑", add_special_tokens=False).ids, *[5] * 4_096]
     scores = torch.zeros(1, TOKENIZER.get_vocab_size(), dtype=torch.float16)
     end = TOKENIZER.token_to_id(END)

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from gpu_assets.errors import ArtifactInvalid
+from gpu_assets.rendering import Bias, RowProcessor
 from gpu_assets.settings import Serving
-from serving.inference.engine import EngineStopped, Generation, Sampling
-from serving.inference.sampler import filter_logits
+from serving.inference.engine import (
+    EngineStopped,
+    Generation,
+    GenerationFailed,
+    GenerationRefused,
+    Sampling,
+    Tokens,
+)
 from serving.inference.transformers_engine import TransformersEngine, load_engine
 from tests.serving.inference.support import Inspect, Models, StartEngine, generate, generate_all, run
 
@@ -69,31 +77,146 @@ def test_leaving_early_cancels_the_request(engine: TransformersEngine) -> None:
     assert len(run(generate(engine, Generation(PROMPTS[0], 4)))) == 4
 
 
-def test_an_engine_that_dies_fails_its_requests_and_takes_no_more(
+async def first_tokens(engine: TransformersEngine, count: int) -> list[AsyncGenerator[Tokens, None]]:
+    """Streams that would go on for long, each after its first token."""
+    streams = [engine.generate(Generation(PROMPTS[i], 1500, incremental=True)) for i in range(count)]
+    for stream in streams:
+        await anext(stream)
+    return streams
+
+
+def test_an_engine_that_dies_fails_all_its_requests_and_takes_no_more(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError("a page is gone")
 
-    monkeypatch.setattr(engine._manager.model, "forward", fail)
-    with pytest.raises(EngineStopped, match="a page is gone"):
-        run(generate(engine, Generation(PROMPTS[0], 4)))
+    async def die_midway() -> None:
+        streams = await first_tokens(engine, 3)
+        whole = asyncio.create_task(generate(engine, Generation(PROMPTS[4], 1500)))
+        monkeypatch.setattr(engine._manager.model, "forward", fail)
+        for asked in (whole, *(rest_of(stream) for stream in streams)):
+            with pytest.raises(EngineStopped, match="a page is gone"):
+                await asked
+
+    run(die_midway())
     assert not engine.alive
     with pytest.raises(EngineStopped, match="takes no requests"):
         run(generate(engine, Generation(PROMPTS[0], 4)))
 
 
+async def rest_of(stream: AsyncGenerator[Tokens, None]) -> None:
+    async for _ in stream:
+        pass
+
+
+class ThreadEnded(BaseException):
+    """Nothing in the thread catches it, so that nothing tells of its requests."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_without_a_word_fails_all_its_requests(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: Any, **__: Any) -> None:
+        raise ThreadEnded
+
+    async def end_midway() -> None:
+        streams = await first_tokens(engine, 2)
+        monkeypatch.setattr(engine._manager.model, "forward", end)
+        for stream in streams:
+            with pytest.raises(EngineStopped, match="stopped while it generated"):
+                await rest_of(stream)
+
+    run(end_midway())
+    assert not engine.alive
+
+
 def test_a_stopped_engine_fails_what_it_has_not_finished(engine: TransformersEngine) -> None:
     async def stop_midway() -> None:
-        tokens = engine.generate(Generation(PROMPTS[0], 1500, incremental=True))
-        await anext(tokens)
+        (stream,) = await first_tokens(engine, 1)
         await asyncio.to_thread(engine.stop)
         with pytest.raises(EngineStopped):
-            async for _ in tokens:
-                pass
+            await rest_of(stream)
 
     run(stop_midway())
     assert not engine.alive
+
+
+class Faulty:
+    """A profile's processor that fails at the third token of answers to one prompt."""
+
+    def __init__(self, prompt: list[int]) -> None:
+        self.prompt = prompt
+
+    def of_row(self, prompt: Sequence[int]) -> RowProcessor:
+        return FaultyRow(list(prompt) == self.prompt)
+
+
+class FaultyRow:
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+
+    def bias(self, generated: Sequence[int]) -> Bias:
+        if self.fails and len(generated) == 3:
+            raise ZeroDivisionError("a faulty profile")
+        return Bias()
+
+
+@pytest.mark.parametrize("incremental", [False, True])
+def test_a_request_whose_own_part_fails_fails_alone(
+    engine: TransformersEngine, models: Models, incremental: bool
+) -> None:
+    wanted = run(generate_all(engine, [Generation(prompt, 16) for prompt in PROMPTS]))
+    engine._steering = [Faulty(PROMPTS[2])]
+
+    async def some_fail() -> None:
+        asked = (generate(engine, Generation(prompt, 16, incremental=incremental)) for prompt in PROMPTS)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        failed = answers.pop(2)
+        assert isinstance(failed, GenerationFailed) and "a faulty profile" in str(failed)
+        assert answers == wanted[:2] + wanted[3:]
+        while engine.stats().running:
+            await asyncio.sleep(0.01)
+
+    run(some_fail())
+    assert engine.alive
+    assert not engine._outputs._inboxes
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        Generation([], 4),
+        Generation([5], 0),
+        Generation([5] * 2000, 100),
+        Generation([5, 512], 4),
+        Generation([5, -1], 4),
+        Generation([5], 4, Sampling(logit_bias={512: 1.0})),
+        Generation([5], 4, Sampling(logit_bias={-1: 1.0})),
+    ],
+)
+def test_what_would_stop_the_engine_for_all_is_refused(engine: TransformersEngine, generation: Generation) -> None:
+    with pytest.raises(GenerationRefused, match=r"512|-1|tokens"):
+        run(generate(engine, generation))
+    assert len(run(generate(engine, Generation([5, 511], 4, Sampling(logit_bias={511: -1.0}))))) == 4
+
+
+def test_memory_is_weights_and_cache_and_the_cache_in_use_is_what_requests_hold(engine: TransformersEngine) -> None:
+    async def cache_use() -> float:
+        stream = engine.generate(Generation([7] * 1000, 500, incremental=True))
+        await anext(stream)
+        held = engine.stats().cache_use
+        await stream.aclose()
+        while engine.stats().running:
+            await asyncio.sleep(0.01)
+        return held
+
+    assert run(cache_use()) == pytest.approx(1024 / 8192, abs=64 / 8192)
+    assert engine.stats().cache_use == 0
+    weights = sum(tensor.nbytes for tensor in engine._manager.model.parameters())
+    per_token = 2 * 4 * 2 * 32 * 4  # keys and values, layers, key-value heads, size of a head, bytes
+    assert engine.memory_bytes == pytest.approx(weights + 8192 * per_token, abs=256 * per_token)
 
 
 def test_weights_that_do_not_fill_the_architecture_are_refused(
@@ -115,32 +238,3 @@ def test_weights_that_are_cut_off_are_refused(models: Models, inspect: Inspect, 
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ArtifactInvalid, match="does not load"):
         load_engine(inspect(folder), Serving())
-
-
-LOGITS = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
-
-
-@pytest.mark.parametrize(
-    ("sampling", "kept"),
-    [
-        (Sampling(temperature=1.0), {0, 1, 2, 3}),
-        (Sampling(temperature=1.0, top_k=2), {1, 3}),
-        (Sampling(temperature=1.0, top_k=99), {0, 1, 2, 3}),
-        (Sampling(temperature=1.0, top_p=0.5), {1, 3}),
-        (Sampling(temperature=1.0, top_p=0.01), {1}),
-        (Sampling(temperature=1.0, top_p=0.95, top_k=3), {1, 2, 3}),
-    ],
-)
-def test_top_k_and_top_p_keep_the_likeliest(sampling: Sampling, kept: set[int]) -> None:
-    filtered = filter_logits(LOGITS, [sampling])[0]
-    assert {token for token in range(4) if filtered[token] > -torch.inf} == kept
-
-
-def test_sampled_tokens_follow_the_softmax(engine: TransformersEngine) -> None:
-    sampler = engine._manager.logit_processor.logits_processor[0]
-    rows = 4000
-    sampler._sampled = [(row, Sampling(temperature=1.0), 0) for row in range(rows)]
-    torch.manual_seed(0)
-    drawn = sampler(LOGITS.repeat(rows, 1), torch.zeros(rows)).argmax(dim=-1)
-    shares = torch.bincount(drawn, minlength=4) / rows
-    assert torch.allclose(shares, LOGITS[0].exp(), atol=0.03)

@@ -1,0 +1,129 @@
+"""Answers that are JSON: which tokens a schema allows next, told by llguidance's automaton.
+
+White space is one space at most, wherever JSON allows white space: a model that is unsure could write it for ever,
+and one that has learned either of the usual ways to write JSON in a line writes on as it has learned. Keywords that
+the automaton does not know are refused, never left out. Knows nothing of torch or of engines.
+"""
+
+import json
+import threading
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+from tokenizers import Tokenizer
+
+from serving.inference.engine import GrammarError, JsonGrammar
+
+if TYPE_CHECKING:  # It is in the type stubs only.
+    from llguidance._lib import JsonCompileOptions
+
+ANY_OBJECT = {"type": "object"}
+MAX_SCHEMA_DEPTH = 64
+"""Of objects and arrays in each other; compiling recurses."""
+BYTES = 256
+_OPTIONS: "JsonCompileOptions" = {
+    "item_separator": ",",
+    "key_separator": ":",
+    "whitespace_flexible": True,
+    "whitespace_pattern": " ",
+    "coerce_one_of": False,
+    "lenient": False,
+}
+"""All of them, so that no schema sets its own by an `x-guidance` key."""
+
+
+def check_grammar(grammar: JsonGrammar) -> None:
+    """See that answers can be held to a grammar. Blocks for as long as its schema is complex.
+
+    Raises:
+        GrammarError: if they cannot.
+    """
+    AllowedTokens(LLMatcher(_of_bytes(), _compile(grammar), log_level=0), BYTES).after([])
+
+
+@cache
+def _of_bytes() -> LLTokenizer:
+    """A vocabulary of bytes, which every answer can be written in."""
+    return LLTokenizer("byte")
+
+
+class AllowedTokens:
+    """Where one answer is in its grammar. Not for several threads at once."""
+
+    def __init__(self, matcher: LLMatcher, vocabulary: int) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+        self._raise_error()
+
+    def after(self, new_ids: Sequence[int]) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+        """Whether each token of the vocabulary may follow, after these tokens since the last call.
+
+        Tokens that end an answer may where the grammar accepts it as it is.
+
+        Raises:
+            GrammarError: if the automaton gives up; it has limits that only odd schemas reach.
+        """
+        self._matcher.consume_tokens(list(new_ids))
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        self._raise_error()
+        return np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(np.bool_)
+
+    def _raise_error(self) -> None:
+        if self._matcher.is_error():
+            reason = self._matcher.get_error().partition("\n")[0]
+            raise GrammarError(f"answers cannot be held to this schema: {reason}; make it simpler")
+
+
+class Grammars:
+    """Makes `AllowedTokens` for one model; its vocabulary is prepared at the first, which takes a second for a big one.
+
+    Args:
+        vocabulary: how many logits the model has, which may be more than its tokenizer has tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int, end_ids: Sequence[int]) -> None:
+        self._source = tokenizer
+        self._vocabulary = vocabulary
+        self._end_ids = list(end_ids)
+        self._preparing = threading.Lock()
+        self._prepared: LLTokenizer | None = None
+
+    def begin(self, grammar: JsonGrammar) -> AllowedTokens:
+        """An answer's state at its beginning. Blocks; for any thread.
+
+        Raises:
+            GrammarError: as `check_grammar`.
+        """
+        compiled = _compile(grammar)
+        with self._preparing:
+            if self._prepared is None:
+                text = self._source.to_str()
+                self._prepared = LLTokenizer(text, n_vocab=self._vocabulary, eos_token=self._end_ids)
+        return AllowedTokens(LLMatcher(self._prepared, compiled, log_level=0), self._vocabulary)
+
+
+def _compile(grammar: JsonGrammar) -> str:
+    schema = ANY_OBJECT if grammar.schema is None else dict(grammar.schema)
+    if _is_deeper(schema, MAX_SCHEMA_DEPTH):
+        raise GrammarError(f"the schema nests deeper than {MAX_SCHEMA_DEPTH} levels; define parts of it under $defs")
+    try:
+        compiled = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
+    except ValueError as error:
+        raise GrammarError(f"the schema is not JSON: {error}") from None
+    refused, problems = LLMatcher.validate_grammar_with_warnings(compiled)
+    if refused:
+        raise GrammarError(
+            f"answers cannot be held to this schema: {'; '.join(problems)}; change or leave out that part"
+        )
+    return compiled
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether lists and objects nest further than that; looks no deeper."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(part, levels - 1) for part in inner)

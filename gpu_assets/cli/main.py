@@ -20,8 +20,10 @@ COMMANDS = {
     "lineage": "gpu_assets.cli.lineage:lineage",
     "queue": "gpu_assets.cli.queue:queue_app",
     "config": "gpu_assets.cli.config:config_app",
+    "engine": "gpu_assets.cli.engine:engine_app",
     "plan": "gpu_assets.cli.plan:plan",
     "control": "gpu_assets.cli.control:control_app",
+    "chat": "gpu_assets.cli.chat:chat",
 }
 """Name to module and attribute: a function, or a `Typer` with commands of its own."""
 

@@ -5,17 +5,10 @@ canceled and does not fail for want of the server.
 """
 
 import sys
-from pathlib import Path
-
-import typer
 
 from gpu_assets.cli import health
 from gpu_assets.cli.children import ChildSpec
-from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.settings import ENV_PREFIX, PROJECT_ROOT, Settings, environment_for
-from resources.artifacts import is_complete
-from resources.deployed import read_deployed
-from resources.transfer import transfer_model
 from resources.workspace import Workspace
 
 
@@ -39,43 +32,11 @@ def child_environment(settings: Settings, overrides: dict[str, str]) -> dict[str
     }
 
 
-def served_model(workspace: Workspace) -> Path | None:
-    """The folder of what is recorded as deployed, brought over again if it was lost; None if nothing can be served.
-
-    Side effects: says on standard error why nothing can be.
-    """
-    deployed = read_deployed(workspace)
-    if deployed is None:
-        return None
-    folder = Path(deployed["served_path"])
-    if is_complete(folder):
-        return folder
-    try:
-        return transfer_model(
-            workspace.checkpoints / deployed["checkpoint"], workspace.served_models, deployed["weights_sha256"]
-        )
-    except ArtifactInvalid as error:
-        sentence = (
-            f"{deployed['checkpoint']} is deployed, but {folder} is gone and cannot be brought over again ({error}): "
-            "the server starts without a model. Restore the folder, or deploy another: "
-            "dagster asset materialize -m gpu_assets.definitions --select ranking,deployed_model"
-        )
-        typer.secho(sentence, err=True, fg="red")
-        return None
-
-
 def _inference(settings: Settings, environment: list[str]) -> ChildSpec:
-    workspace = Workspace(settings.home)
-
-    def command() -> list[str]:
-        served = served_model(workspace)
-        model = [] if served is None else ["--model", str(served)]
-        return ["env", *environment, sys.executable, "-m", "serving.inference", *model]
-
     return ChildSpec(
         name="inference",
-        command=command,
-        log_file=workspace.logs / "inference.log",
+        command=lambda: ["env", *environment, sys.executable, "-m", "serving.inference"],
+        log_file=Workspace(settings.home).logs / "inference.log",
         waits_for=lambda: health.inference_waits_for(settings.hosts),
         is_dead=lambda: health.inference_is_dead(settings.hosts),
     )

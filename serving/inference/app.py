@@ -8,22 +8,26 @@ import gc
 import importlib.metadata
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
 
-from gpu_assets.settings import Serving, Settings
+from gpu_assets.settings import Settings
 from resources.keys import InferenceKeys
 from serving.inference.auth import Gate
 from serving.inference.engine import Engine
 from serving.inference.errors import install_error_handlers
 from serving.inference.loader import ModelFolder
+from serving.inference.memory import Memory, gpu_memory, torch_memory
 from serving.inference.metrics import Metrics
 from serving.inference.pool import LoadEngine, ModelPool
 from serving.inference.protocol import ErrorBody
+from serving.inference.recorded import serve_recorded
 from serving.inference.routes.models import model_routes
 from serving.inference.routes.openai import openai_routes
-from serving.inference.routes.status import health_routes, metrics_routes
+from serving.inference.routes.status import health_routes, host_routes, metrics_routes
+from serving.inference.watch import start_watching
 
 
 def create_app(
@@ -32,23 +36,31 @@ def create_app(
     """The server.
 
     Args:
-        model: the first champion, which the platform may let go once another is; without one the server waits
-            for its first deployment.
-        load_engine: makes the engine of a folder; transformers' by default.
+        model: the first champion, which the platform may let go once another is; without one it is what is recorded
+            as deployed, and before anything is the server waits for its first deployment.
+        load_engine: makes the engine of a folder, in the host's memory; by default the one of `serving.engine`.
+
+    Raises:
+        SettingsError: if that is not installed.
+        ArtifactInvalid: if the list of registered models is not readable.
     """
-    pool = ModelPool(settings, load_engine or _transformers_loader(settings.serving))
+    if load_engine is None:
+        pool = ModelPool(settings, _engine_loader(settings), _memory(settings))
+    else:
+        pool = ModelPool(settings, load_engine)
+    metrics = Metrics(pool)
     refusals = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
     app = FastAPI(
         title="gpu-assets inference",
         version=_version(),
         redirect_slashes=False,
-        lifespan=_lifespan(pool, model, preload=load_engine is None),
+        lifespan=_lifespan(pool, metrics, model, preload=load_engine is None and settings.serving.engine == "hf"),
         responses=refusals,  # type: ignore[arg-type]
     )
-    metrics = Metrics(pool)
     app.include_router(health_routes(pool, app.version))
     app.include_router(openai_routes(pool, metrics, settings.serving))
-    app.include_router(model_routes(pool))
+    app.include_router(model_routes(pool, metrics))
+    app.include_router(host_routes(settings.home, app.version))
     app.include_router(metrics_routes(metrics))
     install_error_handlers(app)
     app.add_middleware(Gate, keys=keys)
@@ -56,14 +68,19 @@ def create_app(
 
 
 def _lifespan(
-    pool: ModelPool, model: Path | None, preload: bool
+    pool: ModelPool, metrics: Metrics, model: Path | None, preload: bool
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         importing = asyncio.create_task(asyncio.to_thread(_import_engine)) if preload else None
-        if model is not None:
+        if model is None:
+            await serve_recorded(pool)
+        else:
             await pool.reload(model, owner="platform")
+        watching = start_watching(pool, metrics.engine_restarted)
         yield
+        watching.cancel()
+        await asyncio.wait({watching})
         await pool.close()
         if importing is not None:
             await importing
@@ -71,13 +88,23 @@ def _lifespan(
     return lifespan
 
 
-def _transformers_loader(serving: Serving) -> LoadEngine:
+def _engine_loader(settings: Settings) -> LoadEngine:
+    if settings.serving.engine == "vllm":
+        from serving.inference import vllm_engine
+
+        vllm_engine.vllm_program(settings)
+        return partial(vllm_engine.load_engine, settings=settings)
+
     def load(folder: ModelFolder) -> Engine:
         from serving.inference.transformers_engine import load_engine
 
-        return load_engine(folder, serving)
+        return load_engine(folder, settings.serving)
 
     return load
+
+
+def _memory(settings: Settings) -> Callable[[], Memory]:
+    return gpu_memory if settings.serving.engine == "vllm" else torch_memory
 
 
 def _import_engine() -> None:

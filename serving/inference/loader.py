@@ -16,6 +16,7 @@ from gpu_assets.errors import ArtifactInvalid, RenderingError
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Profile
 from resources.artifacts import MANIFEST_FILE, is_complete, weights_sha256
+from resources.fingerprint import Fingerprint
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-\d+-[0-9a-f]{8}")
@@ -45,17 +46,22 @@ class _Manifest(msgspec.Struct):
     architecture: str
     renderer: _Renderer
     step: int | None = None
+    fingerprint: Fingerprint | None = None
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder that may be loaded; `step` is None unless it is a checkpoint."""
+    """A folder that may be loaded; `step` is None unless it is a checkpoint.
+
+    `fingerprint` is None where nobody recorded what the model says.
+    """
 
     path: Path
     weights_sha256: str
     architecture: str
     renderer: Renderer
     step: int | None
+    fingerprint: Fingerprint | None = None
 
     @property
     def name(self) -> str:
@@ -101,7 +107,8 @@ def _model_folder(path: Path) -> Path:
 def _inspect_ours(path: Path, manifest: _Manifest) -> ModelFolder:
     recorded = manifest.renderer
     renderer = _renderer(path, recorded.profile.name, recorded.system_prompt)
-    folder = ModelFolder(path, weights_sha256(path), _architecture(path), renderer, manifest.step)
+    architecture, weights = _architecture(path), weights_sha256(path)
+    folder = ModelFolder(path, weights, architecture, renderer, manifest.step, manifest.fingerprint)
     for what, seen, wanted in (
         ("weights hash", folder.weights_sha256, manifest.weights_sha256),
         ("renderer digest", renderer.digest, recorded.digest),

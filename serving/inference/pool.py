@@ -1,32 +1,36 @@
 """The models that the server holds: the champion, the one before it, and candidates.
 
 A model is its weights: the same name with other weights is another model. A new model is loaded
-beside the others and warmed up before any request can reach it, the alias `champion` flips in one
-assignment, and a request keeps the model that it began with until it ends. Changes are made one at a
-time; knows nothing of HTTP.
+beside the others and probed before any request can reach it, the alias `champion` flips in one
+assignment, and a request keeps the model that it began with until it ends. The model before stays held while
+there is room, so that a rollback is a flip. Changes are made one at a time; knows nothing of HTTP.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 
-from gpu_assets.errors import PlatformError
+from gpu_assets.errors import ArtifactInvalid, PlatformError
 from gpu_assets.settings import Settings
-from serving.inference.engine import Engine, EngineStopped, Generation
+from resources.workspace import Workspace
+from serving.inference.engine import Engine
+from serving.inference.held import HeldModel, free, freed
 from serving.inference.loader import ModelFolder, inspect_folder
-from serving.inference.management import ModelInfo, Owner, PoolEntry, PoolInfo, ProfileInfo
+from serving.inference.management import Owner
+from serving.inference.memory import GB, Memory, MemoryShort, host_memory, needed_bytes
+from serving.inference.probe import probe
+from serving.inference.registry import REGISTRY_FILE, Registry
 
 logger = logging.getLogger(__name__)
 
 CHAMPION = "champion"
-MAX_MODELS = 3
-WARM_UP_TOKENS = 4
+MIN_HASH_DIGITS = 8
+"""Of a weights hash, to mean the one model whose hash begins with them."""
+PROBE_TIMEOUT_S = 60.0
+"""Beside what an engine may take to start."""
 
 LoadEngine = Callable[[ModelFolder], Engine]
 
@@ -40,7 +44,7 @@ class AmbiguousModel(PlatformError):
 
 
 class NoChampion(PlatformError):
-    """Nothing is deployed."""
+    """Nothing is deployed; the message says why, if that is known."""
 
 
 class StillLoading(PlatformError):
@@ -51,60 +55,25 @@ class PoolBusy(PlatformError):
     """What was asked for would take a model away that is needed."""
 
 
-@dataclass(eq=False)
-class HeldModel:
-    """A loaded model; `last_used` orders models by when a request last began."""
-
-    folder: ModelFolder
-    engine: Engine
-    loaded_at: datetime
-    owner: Owner | None = None
-    in_flight: int = 0
-    last_used: float = 0.0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def weights_sha256(self) -> str:
-        return self.folder.weights_sha256
-
-    @cached_property
-    def control_tokens(self) -> frozenset[str]:
-        return self.folder.renderer.special_tokens()
-
-    def require_alive(self) -> "HeldModel":
-        """The model itself.
-
-        Raises:
-            EngineStopped: if its engine is dead.
-        """
-        if not self.engine.alive:
-            raise EngineStopped(f"the engine of {self.name} has stopped; POST /models/reload loads a model anew")
-        return self
-
-    @contextmanager
-    def lease(self) -> Iterator["HeldModel"]:
-        """Keep the model's engine running while a request uses it."""
-        self.in_flight += 1
-        self.last_used = time.monotonic()
-        self.idle.clear()
-        try:
-            yield self
-        finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
-
-
 class ModelPool:
-    """At most `MAX_MODELS` models, by weights hash. Used from one event loop."""
+    """At most `serving.max_models` models, by weights hash. Used from one event loop.
 
-    def __init__(self, settings: Settings, load_engine: LoadEngine) -> None:
-        self._profile = settings.profile
+    Args:
+        memory: looks at where `load_engine` puts models; called in a thread, once.
+
+    Attributes:
+        restoring: someone is about to load a champion anew whose engine died.
+        unserved_because: why what is recorded as deployed is not served; empty if nothing is known to be wrong.
+    """
+
+    def __init__(self, settings: Settings, load_engine: LoadEngine, memory: Callable[[], Memory] = host_memory) -> None:
+        self.settings = settings
+        self.registry = Registry(Workspace(settings.home).serving / REGISTRY_FILE)
+        self.restoring = False
+        self.unserved_because = ""
         self._load_engine = load_engine
+        self._look_at_memory = memory
+        self._memory: Memory | None = None
         self._held: dict[str, HeldModel] = {}
         self._champion: HeldModel | None = None
         self._changing = asyncio.Lock()
@@ -125,18 +94,38 @@ class ModelPool:
             owner: who may have it unloaded unasked; a model that a person ever loaded is a person's.
 
         Raises:
-            ArtifactInvalid: if the folder is refused; what is held is untouched.
-            PoolBusy: if the pool is full and no model can go.
+            ArtifactInvalid, ProbeFailed: if the model is refused; what is held is untouched.
+            PoolBusy, MemoryShort: if there is no room and none can be made.
         """
         async with self._changing:
             return await self._load(path, owner)
 
-    async def reload(self, path: Path, owner: Owner | None = None) -> HeldModel:
-        """Load as `load` does, then point `champion` at the model; the one before stays held."""
+    async def reload(self, path: Path, owner: Owner | None = None, weights_sha256: str | None = None) -> HeldModel:
+        """Load as `load` does, then point `champion` at the model; the one before stays held.
+
+        Args:
+            weights_sha256: the only weights to take from the folder; None takes any.
+        """
         async with self._changing:
-            model = await self._load(path, owner)
-            self._champion = model
-            logger.info("champion is %s, weights %s", model.name, model.weights_sha256)
+            model = await self._load(path, owner, weights_sha256)
+            self._flip(model)
+            return model
+
+    async def load_by_id(self, model_id: str) -> HeldModel:
+        """Hold a model that is registered, or is held already.
+
+        Raises:
+            UnknownModel: if it is neither.
+            ArtifactInvalid: if the registered folder holds other weights than those that were registered.
+        """
+        async with self._changing:
+            return await self._load_by_id(model_id)
+
+    async def set_active(self, model_id: str) -> HeldModel:
+        """Load as `load_by_id` does, then point `champion` at the model."""
+        async with self._changing:
+            model = await self._load_by_id(model_id)
+            self._flip(model)
             return model
 
     async def undeploy(self, model_id: str) -> HeldModel | None:
@@ -165,6 +154,8 @@ class ModelPool:
             EngineStopped: if its engine is dead.
         """
         champion = self._champion
+        if champion is not None and not champion.engine.alive and self.restoring:
+            raise StillLoading(f"the engine of {champion.name} has stopped and is started again")
         if self._changing.locked() and (champion is None or not champion.engine.alive):
             raise StillLoading("a model is being loaded")
         return self.find(CHAMPION).require_alive()
@@ -186,6 +177,23 @@ class ModelPool:
             self._let_go(model)
             return model
 
+    async def restore(self, model: HeldModel) -> bool:
+        """Do away with a dead engine: the champion's is loaded anew from its folder, another model is let go.
+
+        Returns whether one was loaded.
+
+        Raises:
+            ArtifactInvalid, ProbeFailed, MemoryShort: as `load`; the model stays as it is.
+        """
+        async with self._changing:
+            if model.engine.alive or self._held.get(model.weights_sha256) is not model:
+                return False
+            if model is not self._champion:
+                self._let_go(model)
+                return False
+            await self._load(model.folder.path, model.owner, model.weights_sha256)
+            return True
+
     def find(self, model_id: str) -> HeldModel:
         """The model that an id in a request means.
 
@@ -196,11 +204,19 @@ class ModelPool:
         """
         if model_id == CHAMPION:
             if self._champion is None:
-                raise NoChampion("no model is deployed")
+                raise NoChampion(self.unserved_because)
             return self._champion
         if model_id in self._held:
             return self._held[model_id]
-        found = [model for model in self.models if model_id in (model.name, _step_id(model))]
+        registered = self.registry.get(model_id)
+        found = [
+            model
+            for model in self.models
+            if model_id in (model.name, model.step_id)
+            or (registered is not None and registered.weights_sha256 == model.weights_sha256)
+        ]
+        if not found and len(model_id) >= MIN_HASH_DIGITS:
+            found = [model for model in self.models if model.weights_sha256.startswith(model_id)]
         if not found:
             ids = [CHAMPION, *(self.id_of(model) for model in self.models)]
             raise UnknownModel(f"model {model_id!r} is not held; held are: {', '.join(ids)}")
@@ -214,37 +230,6 @@ class ModelPool:
         same = [other for other in self.models if other.name == model.name]
         return model.name if len(same) == 1 else model.weights_sha256
 
-    def info(self, model: HeldModel | None) -> ModelInfo:
-        """Facts about a model, or that there is none."""
-        if model is None or not model.engine.alive:
-            return ModelInfo(loaded=False)
-        renderer = model.folder.renderer
-        return ModelInfo(
-            loaded=True,
-            id=self.id_of(model),
-            name=model.name,
-            weights_sha256=model.weights_sha256,
-            checkpoint_step=model.folder.step,
-            path=str(model.folder.path),
-            profile=ProfileInfo(name=renderer.profile.name, version=renderer.profile.version),
-            template_sha256=renderer.template_sha256,
-            renderer_digest=renderer.digest,
-            loaded_at=model.loaded_at.isoformat(timespec="seconds"),
-        )
-
-    def describe(self) -> PoolInfo:
-        """All held models."""
-        entries = [
-            PoolEntry(
-                **self.info(model).model_dump(),
-                is_champion=model is self._champion,
-                in_flight=model.in_flight,
-                owner=model.owner,
-            )
-            for model in self.models
-        ]
-        return PoolInfo(loaded_count=len(entries), models=entries)
-
     async def close(self) -> None:
         """Stop every engine; what has not finished fails."""
         for task in self._freeing:
@@ -254,65 +239,105 @@ class ModelPool:
         self._champion = None
         await asyncio.gather(*(asyncio.to_thread(engine.stop) for engine in engines))
 
-    async def _load(self, path: Path, owner: Owner | None) -> HeldModel:
-        folder = await asyncio.to_thread(inspect_folder, path, self._profile)
+    async def _load_by_id(self, model_id: str) -> HeldModel:
+        try:
+            return self.find(model_id).require_alive()
+        except UnknownModel:
+            registered = self.registry.get(model_id)
+            if registered is None:
+                raise
+        return await self._load(Path(registered.path), None, registered.weights_sha256)
+
+    async def _load(self, path: Path, owner: Owner | None, weights_sha256: str | None = None) -> HeldModel:
+        folder = await asyncio.to_thread(inspect_folder, path, self.settings.profile)
+        if weights_sha256 not in (None, folder.weights_sha256):
+            raise ArtifactInvalid(
+                f"{folder.path} holds weights {folder.weights_sha256}, wanted {weights_sha256}; it was changed since, "
+                "so it is not served. Restore the folder, or load it as the model that it is now"
+            )
         held = self._held.get(folder.weights_sha256)
         if held is not None:
             owner = owner and held.owner
-        if held is not None and held.engine.alive:
-            _check_same_renderer(held, folder)
-            held.owner = owner
-            return held
-        if held is not None:
-            self._let_go(held)
-        self._make_room(folder)
-        engine = await asyncio.to_thread(self._load_engine, folder)
-        try:
-            engine.start()
-            await _warm_up(engine, folder)
-        except BaseException:
-            await asyncio.to_thread(engine.stop)
-            raise
-        model = HeldModel(folder, engine, datetime.now(UTC), owner, last_used=time.monotonic())
-        model.idle.set()
+            if held.engine.alive:
+                _check_same_renderer(held, folder)
+                held.owner = owner
+                return held
+            await freed(self._free(held))
+        needed = await self._make_room(folder, held)
+        engine = await self._start(folder)
+        model = HeldModel(folder, engine, datetime.now(UTC), owner, needed, last_used=time.monotonic())
         self._held[folder.weights_sha256] = model
         if held is not None and held is self._champion:
             self._champion = model
         logger.info("holding %s, weights %s", model.name, model.weights_sha256)
         return model
 
-    def _make_room(self, folder: ModelFolder) -> None:
-        """Evict the least recently used model that is neither champion nor busy, if the pool is full."""
-        if len(self._held) < MAX_MODELS:
-            return
-        evictable = [model for model in self.models if model is not self._champion and not model.in_flight]
-        if not evictable:
-            raise PoolBusy(
-                f"{folder.path} is not loaded: {MAX_MODELS} models are held, and each is the champion or has "
-                "requests in flight; try again when one is idle"
-            )
-        self._let_go(min(evictable, key=lambda model: model.last_used))
+    async def _start(self, folder: ModelFolder) -> Engine:
+        """An engine that answers as it should."""
+        engine = await asyncio.to_thread(self._load_engine, folder)
+        timeout_s = PROBE_TIMEOUT_S + self.settings.serving.vllm.start_timeout_s
+        try:
+            engine.start()
+            await probe(engine, folder, (await self._where()).precision, timeout_s)
+        except BaseException:
+            await asyncio.to_thread(engine.stop)
+            raise
+        return engine
 
-    def _let_go(self, model: HeldModel) -> None:
+    def _flip(self, model: HeldModel) -> None:
+        self._champion = model
+        self.unserved_because = ""
+        logger.info("champion is %s, weights %s", model.name, model.weights_sha256)
+
+    async def _make_room(self, folder: ModelFolder, replaced: HeldModel | None) -> int:
+        """Let go of idle models, the least recently used first, until another fits; the bytes that it will take."""
+        serving, memory = self.settings.serving, await self._where()
+        needed = await asyncio.to_thread(needed_bytes, folder.path, memory.precision, serving)
+        while len(self._held) - (replaced is not None) >= serving.max_models:
+            if not (evictable := self._evictable(replaced)):
+                raise PoolBusy(
+                    f"{folder.path} is not loaded: {serving.max_models} models are held, and each is the champion or "
+                    "has requests in flight; try again when one is idle"
+                )
+            await freed(self._let_go(evictable[0]))
+        while (unused := memory.free_bytes()) is not None:
+            short = needed + int(serving.memory_reserve_gb * GB) - unused
+            if short <= 0:
+                break
+            evictable = self._evictable(replaced)
+            if sum(model.needed_bytes for model in evictable) < short:
+                raise MemoryShort(_shortage(folder, needed, unused, serving.memory_reserve_gb, evictable))
+            await freed(self._let_go(evictable[0]))
+        return needed
+
+    async def _where(self) -> Memory:
+        if self._memory is None:
+            self._memory = await asyncio.to_thread(self._look_at_memory)
+        return self._memory
+
+    def _evictable(self, replaced: HeldModel | None) -> list[HeldModel]:
+        needed = (self._champion, replaced)
+        idle = [model for model in self.models if model not in needed and not model.in_flight]
+        return sorted(idle, key=lambda model: model.last_used)
+
+    def _let_go(self, model: HeldModel) -> "asyncio.Task[None]":
         del self._held[model.weights_sha256]
-        task = asyncio.create_task(_free(model))
+        return self._free(model)
+
+    def _free(self, model: HeldModel) -> "asyncio.Task[None]":
+        task = asyncio.create_task(free(model))
         self._freeing.add(task)
         task.add_done_callback(self._freeing.discard)
+        return task
 
 
-async def _free(model: HeldModel) -> None:
-    """Stop an engine once its last request has ended."""
-    try:
-        await model.idle.wait()
-    finally:
-        await asyncio.to_thread(model.engine.stop)
-    logger.info("let go of %s, weights %s", model.name, model.weights_sha256)
-
-
-async def _warm_up(engine: Engine, folder: ModelFolder) -> None:
-    prompt = folder.renderer.prompt_ids([{"role": "user", "content": "hello"}])
-    async for _ in engine.generate(Generation(prompt, max_tokens=WARM_UP_TOKENS)):
-        pass
+def _shortage(folder: ModelFolder, needed: int, free: int, reserve_gb: float, evictable: list[HeldModel]) -> str:
+    room = sum(model.needed_bytes for model in evictable)
+    return (
+        f"{folder.path} is not loaded: it takes {needed / GB:.2f} GB, weights and cache, and {reserve_gb:g} GB must "
+        f"stay free (serving.memory_reserve_gb); {free / GB:.2f} GB are free and idle models hold {room / GB:.2f} GB. "
+        "Unload models that are busy, lower serving.cache_tokens, or end what else uses this memory"
+    )
 
 
 def _check_same_renderer(held: HeldModel, folder: ModelFolder) -> None:
@@ -321,7 +346,3 @@ def _check_same_renderer(held: HeldModel, folder: ModelFolder) -> None:
             f"{folder.path} has the weights of {held.folder.path}, which is held, and another renderer: "
             f"{folder.renderer.digest}, held is {held.folder.renderer.digest}; unload that one first"
         )
-
-
-def _step_id(model: HeldModel) -> str | None:
-    return None if model.folder.step is None else f"checkpoint-{model.folder.step}"

@@ -1,11 +1,13 @@
-"""What the server tells of itself: whether it lives, whether it answers, and its figures."""
+"""What the server tells of itself: whether it lives, whether it answers, its figures, and what it runs on."""
 
 import time
+from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from serving.inference.management import Health, Readiness
+from serving.inference.host import gpus, host, versions
+from serving.inference.management import Gpus, Health, Host, Readiness, Versions
 from serving.inference.metrics import Metrics
 from serving.inference.pool import ModelPool
 
@@ -36,5 +38,27 @@ def metrics_routes(metrics: Metrics) -> APIRouter:
     async def render() -> Response:
         """Figures for Prometheus."""
         return Response(metrics.render(), media_type=METRICS_TYPE)
+
+    return router
+
+
+def host_routes(home: Path, version: str) -> APIRouter:
+    """What blocks while it looks, so each answers in a thread."""
+    router = APIRouter()
+
+    @router.get("/version")
+    def version_of_everything() -> Versions:
+        """What is installed."""
+        return versions(version)
+
+    @router.get("/gpu")
+    def gpu() -> Gpus:
+        """The GPUs of the server's host."""
+        return gpus()
+
+    @router.get("/system")
+    def system() -> Host:
+        """The server's host and process."""
+        return host(home)
 
     return router

@@ -1,24 +1,43 @@
-"""What clients send and what they get: OpenAI's API; our own model management is in `management`.
+"""What clients send: OpenAI's API; the answers are in `answers`, our own model management in `management`.
 
 Requests forbid unknown keys and convert nothing, so a parameter that is not supported is refused by
 name. Clients send OpenAI's parameters at their defaults too, or as null, which asks for nothing: those
-are taken. Types only: knows nothing of HTTP, models or engines.
+are taken. vLLM's names are taken where OpenAI has none. Types only: knows nothing of HTTP, models or engines.
 """
 
 import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 MAX_STOP_STRINGS = 4
-Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length"]
+MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
+MAX_COMPLETION_CHOICES = 128
+"""Prompts times answers to each, of one raw completion request."""
+MAX_BIASES = 1024
+MAX_KEYS = 128
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's, for a raw completion that names no limit."""
+Role = Literal["system", "developer", "user", "assistant"]
 COLDEST = 1e-3
 Temperature = Annotated[float, AfterValidator(lambda value: 0.0 if value < COLDEST else value)]
 """Colder than `COLDEST` is greedy: logits over so small a number leave the range of float32."""
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIdText = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,9})$")]
+IdList = Annotated[list[TokenId], Field(fail_fast=True)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 UNSUPPORTED = "unsupported"
 """The error type of a parameter that is known and supported at its default only."""
@@ -45,13 +64,44 @@ def _is_same(value: object, default: object) -> bool:
 NoValue = Annotated[Any, AfterValidator(_only())]
 NoList = Annotated[Any, AfterValidator(_only([]))]
 IsFalse = Annotated[Any, AfterValidator(_only(False))]
-IsZero = Annotated[Any, AfterValidator(_only(0))]
+IsTrue = Annotated[Any, AfterValidator(_only(True))]
+IsOne = Annotated[Any, AfterValidator(_only(1))]
+
+
+def _at_most(count: int, what: str) -> Callable[[Any], Any]:
+    """Refuse a longer list or object before each of its parts is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict | list) and len(value) > count:
+            raise PydanticCustomError("too_many", "at most {count} {what} are taken", {"count": count, "what": what})
+        return value
+
+    return check
+
+
+def _few_prompts(value: Any) -> Any:
+    """Token ids may be as many as they like, prompts may not."""
+    is_one = not isinstance(value, list) or not value or isinstance(value[0], int)
+    return value if is_one else _at_most(MAX_COMPLETION_CHOICES, "prompts")(value)
+
+
+Biases = Annotated[
+    dict[TokenIdText, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_at_most(MAX_BIASES, "biases"))
+]
 
 
 class StrictRequest(BaseModel):
-    """A body, or a part of one: unknown keys are refused and nothing is converted."""
+    """A body, or a part of one: unknown keys are refused and nothing is converted.
+
+    A list is refused at its first fault: a body of a megabyte could have half a million.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, value: Any) -> Any:
+        return _at_most(MAX_KEYS, "keys of an object")(value)
 
 
 class TextPart(StrictRequest):
@@ -62,10 +112,10 @@ class TextPart(StrictRequest):
 
 
 class ChatMessage(StrictRequest):
-    """One turn."""
+    """One turn; `developer` is OpenAI's newer name of `system`."""
 
     role: Role
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: NoValue = None
 
     # What an answer of ours has beside these, since clients send answers back as they came.
@@ -87,63 +137,70 @@ class StreamOptions(StrictRequest):
     include_obfuscation: IsFalse = None
 
 
-class ChatCompletionRequest(StrictRequest):
-    """The supported subset of OpenAI's parameters, and `top_k`; None means the default.
+class JsonSchema(StrictRequest):
+    """A schema that the answer follows, strict or not; without one it is any JSON object."""
 
-    Of the others, those that ask for nothing: what is at its default, and names of the caller that are not kept.
-    """
+    name: str = Field(min_length=1, max_length=64, pattern="^[a-zA-Z0-9_-]+$")
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
 
-    model: str = Field(min_length=1, description="champion, a folder's name, checkpoint-N, or a weights hash.")
-    messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = Field(default=None, ge=1, description="None: as many as the context leaves.")
-    max_completion_tokens: int | None = Field(default=None, ge=1, description="The newer name of max_tokens.")
+
+class ResponseFormat(StrictRequest):
+    """What the answer is: any text, a JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("response_format.json_schema is wanted with the type json_schema, and with no other")
+        return self
+
+
+class GenerationRequest(StrictRequest):
+    """What both APIs share; None means the default."""
+
+    model: str = Field(
+        min_length=1, description="champion, a folder's name, checkpoint-N, or 8 or more digits of a weights hash."
+    )
+    max_tokens: int | None = Field(default=None, ge=1, description="Tokens of the answer at most.")
     temperature: Temperature | None = Field(default=None, ge=0, le=2, description="0 is greedy; default 1.")
     top_p: float | None = Field(default=None, ge=1e-6, le=1, description="Default 1: off.")
     top_k: int | None = Field(default=None, ge=-1, lt=2**31, description="-1 or 0: off, the default.")
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="The same seed draws the same noise.")
-    stop: StopString | list[StopString] | None = Field(
+    min_p: float | None = Field(
+        default=None, ge=0, le=1, description="Least probability, as a share of the likeliest token's; default 0: off."
+    )
+    presence_penalty: Penalty | None = Field(
+        default=None, description="Off every token that the answer has; default 0."
+    )
+    frequency_penalty: Penalty | None = Field(default=None, description="The same for each time it has it; default 0.")
+    repetition_penalty: float | None = Field(
+        default=None, ge=0.01, le=2, description="Divides logits of what prompt or answer have; default 1: off."
+    )
+    logit_bias: Biases | None = Field(default=None, description="Added to the logits of token ids.")
+    seed: int | None = Field(
+        default=None, ge=-(2**63), lt=2**63, description="The same seed draws the same noise; choice i has seed + i."
+    )
+    stop: StopString | Annotated[list[StopString], Field(fail_fast=True)] | None = Field(
         default=None, description="Up to four texts that end the answer."
     )
-    n: Literal[1] | None = None
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES, description="Answers to each prompt; default 1.")
+    response_format: ResponseFormat | None = Field(default=None, description="Default: any text.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-
+    return_token_ids: bool | None = Field(
+        default=None, description="vLLM's: give token_ids and prompt_token_ids beside the text."
+    )
+    return_tokens_as_token_ids: bool | None = Field(
+        default=None, description="vLLM's: log-probabilities name tokens as token_id:N, the end token too."
+    )
     user: str | None = Field(default=None, description="Taken and kept nowhere.")
-    safety_identifier: str | None = Field(default=None, description="Taken and kept nowhere.")
-    prompt_cache_key: str | None = Field(default=None, description="Taken and without effect.")
 
-    audio: NoValue = None
-    frequency_penalty: IsZero = None
-    function_call: Annotated[Any, AfterValidator(_only("none", "auto"))] = None
-    functions: NoList = None
-    logit_bias: Annotated[Any, AfterValidator(_only({}))] = None
-    logprobs: IsFalse = None
-    metadata: Annotated[Any, AfterValidator(_only({}))] = None
-    modalities: Annotated[Any, AfterValidator(_only(["text"]))] = None
-    parallel_tool_calls: Annotated[Any, AfterValidator(_only(True))] = None
-    prediction: NoValue = None
-    presence_penalty: IsZero = None
-    prompt_cache_retention: NoValue = None
-    reasoning_effort: NoValue = None
-    response_format: Annotated[Any, AfterValidator(_only({"type": "text"}))] = None
-    service_tier: Annotated[Any, AfterValidator(_only("auto", "default"))] = None
-    store: IsFalse = None
-    tool_choice: Annotated[Any, AfterValidator(_only("none", "auto"))] = None
-    tools: NoList = None
-    top_logprobs: IsZero = None
-    verbosity: Annotated[Any, AfterValidator(_only("medium"))] = None
-    web_search_options: NoValue = None
-
-    @model_validator(mode="after")
-    def _agree(self) -> "ChatCompletionRequest":
-        both = (self.max_tokens, self.max_completion_tokens)
-        if None not in both and both[0] != both[1]:
-            raise ValueError(f"max_tokens is {both[0]} and max_completion_tokens is {both[1]}: send one of them")
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is only allowed together with stream: true")
-        if len(self.stop_strings) > MAX_STOP_STRINGS:
-            raise ValueError(f"stop holds {len(self.stop_strings)} texts, at most {MAX_STOP_STRINGS} are allowed")
-        return self
+    @property
+    def num_choices(self) -> int:
+        return self.n or 1
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -152,94 +209,127 @@ class ChatCompletionRequest(StrictRequest):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @model_validator(mode="after")
+    def _agree_in_common(self) -> "GenerationRequest":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only allowed together with stream: true")
+        if len(self.stop_strings) > MAX_STOP_STRINGS:
+            raise ValueError(f"stop holds {len(self.stop_strings)} texts, at most {MAX_STOP_STRINGS} are allowed")
+        return self
+
+
+class ChatCompletionRequest(GenerationRequest):
+    """The supported subset of OpenAI's parameters, and some of vLLM's.
+
+    Of the others, those that ask for nothing: what is at its default, and names of the caller that are not kept.
+    """
+
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(
+        default=None, ge=1, description="The newer name of max_tokens. Neither: as many as the context leaves."
+    )
+    logprobs: bool | None = Field(default=None, description="Give each token's log-probability, before any bias.")
+    top_logprobs: int | None = Field(
+        default=None, ge=0, le=MAX_TOP_LOGPROBS, description="And of so many of the likeliest at its place."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="Variables for the chat template, such as enable_thinking."
+    )
+
+    safety_identifier: str | None = Field(default=None, description="Taken and kept nowhere.")
+    prompt_cache_key: str | None = Field(default=None, description="Taken and without effect.")
+
+    audio: NoValue = None
+    function_call: Annotated[Any, AfterValidator(_only("none", "auto"))] = None
+    functions: NoList = None
+    metadata: Annotated[Any, AfterValidator(_only({}))] = None
+    modalities: Annotated[Any, AfterValidator(_only(["text"]))] = None
+    parallel_tool_calls: IsTrue = None
+    prediction: NoValue = None
+    prompt_cache_retention: NoValue = None
+    reasoning_effort: NoValue = None
+    service_tier: Annotated[Any, AfterValidator(_only("auto", "default"))] = None
+    store: IsFalse = None
+    tool_choice: Annotated[Any, AfterValidator(_only("none", "auto"))] = None
+    tools: NoList = None
+    verbosity: Annotated[Any, AfterValidator(_only("medium"))] = None
+    web_search_options: NoValue = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> "ChatCompletionRequest":
+        both = (self.max_tokens, self.max_completion_tokens)
+        if None not in both and both[0] != both[1]:
+            raise ValueError(f"max_tokens is {both[0]} and max_completion_tokens is {both[1]}: send one of them")
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs is only allowed together with logprobs: true")
+        return self
+
+    @property
     def token_limit(self) -> int | None:
         """Tokens of the answer, if the client set a limit under either name."""
         return self.max_tokens if self.max_tokens is not None else self.max_completion_tokens
 
     @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
+    def logprobs_wanted(self) -> int | None:
+        """How many of the likeliest are given beside each token; None where no log-probabilities are."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
-class Usage(BaseModel):
-    """Tokens of one request; the end token counts as completion."""
+class CompletionRequest(GenerationRequest):
+    """Raw continuations: no template and no profile, and what looks like a control token in a prompt is one."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
+    prompt: Annotated[
+        str | Annotated[list[str], Field(fail_fast=True)] | IdList | Annotated[list[IdList], Field(fail_fast=True)],
+        BeforeValidator(_few_prompts),
+    ] = Field(
+        description="A text, token ids, or several of either; texts get what the tokenizer adds to one by itself."
+    )
+    logprobs: int | None = Field(
+        default=None, ge=0, le=MAX_TOP_LOGPROBS, description="Likeliest tokens beside each; OpenAI gives 5 at most."
+    )
+    echo: bool | None = Field(default=None, description="Put the prompt before the answer; not with logprobs.")
 
+    best_of: IsOne = None
+    suffix: Annotated[Any, AfterValidator(_only(""))] = None
 
-class AnswerMessage(BaseModel):
-    """The answer of a plain request."""
+    @model_validator(mode="after")
+    def _agree(self) -> "CompletionRequest":
+        if self.echo and self.logprobs is not None:
+            raise ValueError("echo is not supported together with logprobs: prompts are not scored")
+        prompts = self.texts or self.id_lists
+        if not prompts or not all(prompts):
+            raise ValueError("prompt is empty, or holds one that is: there is nothing to continue")
+        if (num_choices := len(prompts) * self.num_choices) > MAX_COMPLETION_CHOICES:
+            raise ValueError(
+                f"prompt and n ask for {num_choices} answers, at most {MAX_COMPLETION_CHOICES} are given at once"
+            )
+        return self
 
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
+    @property
+    def texts(self) -> list[str]:
+        """The prompts, where they are texts."""
+        return (
+            [self.prompt] if isinstance(self.prompt, str) else [part for part in self.prompt if isinstance(part, str)]
+        )
 
+    @property
+    def id_lists(self) -> list[list[int]]:
+        """The prompts, where they are token ids."""
+        ids = [part for part in self.prompt if isinstance(part, int)]
+        return [ids] if ids else [part for part in self.prompt if isinstance(part, list)]
 
-class Choice(BaseModel):
-    """The only choice: n is 1."""
+    @property
+    def token_limit(self) -> int:
+        """Tokens of the answer."""
+        return self.max_tokens if self.max_tokens is not None else DEFAULT_COMPLETION_TOKENS
 
-    index: int = 0
-    message: AnswerMessage
-    logprobs: None = None
-    finish_reason: FinishReason
-
-
-class ChatCompletion(BaseModel):
-    """A plain answer; `model` is the folder's name, `system_fingerprint` the weights hash."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage
-    system_fingerprint: str
-
-
-class Delta(BaseModel):
-    """What a chunk adds; unset fields are not sent."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChunkChoice(BaseModel):
-    """The only choice of a chunk."""
-
-    index: int
-    delta: Delta
-    logprobs: None
-    finish_reason: FinishReason | None
-
-
-class ChatCompletionChunk(BaseModel):
-    """One event of a stream; dumped with `exclude_unset`, so usage is there only where it was set."""
-
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChunkChoice]
-    usage: Usage | None = None
-
-
-class ModelCard(BaseModel):
-    """An entry of /v1/models."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "gpu-assets"
-
-
-class ModelList(BaseModel):
-    """/v1/models: the alias first, then what is held."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
+    @property
+    def logprobs_wanted(self) -> int | None:
+        """As in a chat request."""
+        return self.logprobs
 
 
 class ErrorDetail(BaseModel):

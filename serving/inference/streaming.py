@@ -4,8 +4,11 @@ Text is passed on only when it can no longer change: a character whose bytes are
 tokens is held until it is whole, and so is the beginning of a stop string until it is one or not.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
+Item = TypeVar("Item")
 Decode = Callable[[list[int]], str]
 REPLACEMENT = "\ufffd"
 DONE = b"data: [DONE]\n\n"
@@ -69,21 +72,71 @@ class StopStrings:
 
 
 class TextStream:
-    """Token ids to the text of an answer, ended by stop strings."""
+    """Token ids to the text of an answer, ended by stop strings.
+
+    `num_decoded` and `num_passed` count characters: of the text so far, and of what of it was passed on.
+    """
 
     def __init__(self, decode: Decode, stops: Sequence[str] = ()) -> None:
         self._decoder = TokenDecoder(decode)
         self._stops = StopStrings(stops)
+        self.num_decoded = 0
+        self.num_passed = 0
 
     @property
     def stopped(self) -> bool:
         return self._stops.found
 
     def push(self, ids: Sequence[int]) -> str:
-        return self._stops.push(self._decoder.push(ids))
+        return self._pass_on(self._decoder.push(ids))
 
     def finish(self) -> str:
-        return self._stops.push(self._decoder.finish()) + self._stops.finish()
+        piece = self._pass_on(self._decoder.finish())
+        rest = self._stops.finish()
+        self.num_passed += len(rest)
+        return piece + rest
+
+    def _pass_on(self, text: str) -> str:
+        self.num_decoded += len(text)
+        piece = self._stops.push(text)
+        self.num_passed += len(piece)
+        return piece
+
+
+class Beside(Generic[Item]):
+    """What goes beside a text, an item a token: each is held until the text of its token was passed on.
+
+    Items come back with the place where their token's text begins. Tokens that make one character together have one
+    place.
+    """
+
+    def __init__(self) -> None:
+        self._textless: list[Item] = []
+        """Of tokens since the last that made the text longer."""
+        self._held: deque[tuple[Item, int, int]] = deque()
+
+    def push(self, item: Item, begin: int, end: int) -> None:
+        """The next token's, which made the text grow from `begin` to `end` characters."""
+        self._textless.append(item)
+        if end > begin:
+            self.finish(begin, end)
+
+    def finish(self, begin: int, end: int) -> None:
+        """No token follows that belongs to the same text."""
+        self._held.extend((item, begin, end) for item in self._textless)
+        self._textless = []
+
+    def passed(self, num_passed: int) -> list[tuple[Item, int]]:
+        """Items of the text that was passed on by now, each once."""
+        items = []
+        while self._held and self._held[0][2] <= num_passed:
+            item, begin, _ = self._held.popleft()
+            items.append((item, begin))
+        return items
+
+    def begun(self, num_passed: int) -> list[tuple[Item, int]]:
+        """Items of a text that was cut there: what remains of it, to the token that was cut in two."""
+        return [(item, begin) for item, begin, _ in self._held if begin < num_passed]
 
 
 def event(json_text: str) -> bytes:

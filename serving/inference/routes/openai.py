@@ -1,7 +1,7 @@
 """OpenAI's API."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import ExitStack, aclosing
 from typing import Any
 
@@ -10,11 +10,14 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from gpu_assets.settings import Serving
+from serving.inference import chat, completions
+from serving.inference.answers import ChatCompletion, ModelCard, ModelList, TextCompletion
 from serving.inference.body import JsonRoute
-from serving.inference.chat import answer, events, prepare
+from serving.inference.held import HeldModel
 from serving.inference.metrics import Metrics
-from serving.inference.pool import CHAMPION, HeldModel, ModelPool
-from serving.inference.protocol import ChatCompletion, ChatCompletionRequest, ModelCard, ModelList
+from serving.inference.pool import CHAMPION, ModelPool
+from serving.inference.protocol import ChatCompletionRequest, CompletionRequest
+from serving.inference.requests import prepare_chat, prepare_text
 
 CLIENT_GONE = 499
 
@@ -27,13 +30,20 @@ def openai_routes(pool: ModelPool, metrics: Metrics, serving: Serving) -> APIRou
         """Answer a conversation, at once or as a stream of events."""
         with ExitStack() as stack:
             model = stack.enter_context(pool.find(body.model).require_alive().lease())
-            completion = await prepare(body, model, serving.max_queue)
+            completion = await prepare_chat(body, model, serving.max_queue)
             if body.stream:
-                return _EventStream(events(completion, metrics, body.include_usage), stack.pop_all())
-            whole = await _unless_gone(request, asyncio.ensure_future(answer(completion, metrics)))
-        if whole is None:
-            return Response(status_code=CLIENT_GONE)
-        return Response(whole.model_dump_json(), media_type="application/json")
+                return _EventStream(chat.events(completion, metrics), stack.pop_all())
+            return await _whole(request, chat.answer(completion, metrics))
+
+    @router.post("/completions", response_model=TextCompletion)
+    async def text_completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue raw prompts, at once or as a stream of events; control tokens in them are control tokens."""
+        with ExitStack() as stack:
+            model = stack.enter_context(pool.find(body.model).require_alive().lease())
+            completion = await prepare_text(body, model, serving.max_queue)
+            if body.stream:
+                return _EventStream(completions.events(completion, metrics), stack.pop_all())
+            return await _whole(request, completions.answer(completion, metrics))
 
     @router.get("/models")
     async def list_models() -> ModelList:
@@ -62,13 +72,15 @@ class _EventStream(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-async def _unless_gone(request: Request, answering: "asyncio.Future[ChatCompletion]") -> ChatCompletion | None:
-    """The answer, or None if the client went away first; then the generation is cancelled."""
-    gone = asyncio.ensure_future(_disconnected(request))
+async def _whole(request: Request, answer: Coroutine[Any, Any, str]) -> Response:
+    """The answer; if the client goes away first, the generation is cancelled."""
+    answering, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(request))
     tasks: list[asyncio.Future[Any]] = [answering, gone]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return await answering if answering.done() else None
+        if not answering.done():
+            return Response(status_code=CLIENT_GONE)
+        return Response(await answering, media_type="application/json")
     finally:
         for task in tasks:
             task.cancel()

@@ -1,16 +1,25 @@
 """Fixtures: real tiny models, real engines in this process, and one real server process."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
-from gpu_assets.settings import Serving, load_settings
+from gpu_assets.settings import Serving, Settings, load_settings
+from resources.keys import InferenceKeys
+from serving.inference.app import create_app
 from serving.inference.loader import inspect_folder
 from tests.serving.inference.support import (
+    ADMIN_KEY,
+    READ_KEY,
+    Check,
     Inspect,
     Models,
+    ScriptedEngine,
+    Serve,
     Server,
     StartEngine,
     ready_server,
@@ -81,3 +90,34 @@ def start_engine(inspect: Inspect) -> Iterator[StartEngine]:
             return engine
 
         yield start
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine(token_ids=[70, 71, 72])
+
+
+@pytest.fixture
+def serve(engine: ScriptedEngine, settings: Settings, models: Models) -> Serve:
+    """Run a check against the application in this process, with the scripted engine as its champion."""
+    keys = InferenceKeys(READ_KEY, ADMIN_KEY)
+    app = create_app(settings, keys, models.first, load_engine=lambda folder: engine)
+
+    @asynccontextmanager
+    async def client() -> AsyncIterator[httpx.AsyncClient]:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        headers = {"X-API-Key": READ_KEY}
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://server", headers=headers) as http,
+        ):
+            yield http
+
+    def run(check: Check) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(30), client() as http:
+                await check(http)
+
+        asyncio.run(bounded())
+
+    return run

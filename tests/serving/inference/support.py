@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +22,15 @@ from gpu_assets.rendering import Renderer
 from gpu_assets.settings import PROJECT_ROOT
 from resources.artifacts import weights_sha256, write_json
 from resources.services import InferenceClient
-from serving.inference.engine import Engine, EngineStats, EngineStopped, Generation, Tokens
+from serving.inference.engine import (
+    Engine,
+    EngineStats,
+    EngineStopped,
+    Generation,
+    TokenLogprob,
+    TokenLogprobs,
+    Tokens,
+)
 from serving.inference.loader import ModelFolder
 
 if TYPE_CHECKING:  # It loads torch.
@@ -33,6 +41,7 @@ Result = TypeVar("Result")
 READ_KEY, ADMIN_KEY = "read-key-of-the-tests", "admin-key-of-the-tests"
 START_TIMEOUT_S = 60
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
 QUESTION: list[Any] = [{"role": "user", "content": "add ①⓪ and ①"}]
 VALID: dict[str, Any] = {"model": "champion", "messages": QUESTION, "max_tokens": 4, "temperature": 0}
 
@@ -78,6 +87,8 @@ def write_manifest(folder: Path, profile: str, step: int | None = None) -> Path:
 
 Inspect = Callable[[Path], ModelFolder]
 StartEngine = Callable[..., "TransformersEngine"]
+Check = Callable[[httpx.AsyncClient], Awaitable[None]]
+Serve = Callable[[Check], None]
 
 
 @dataclass(frozen=True)
@@ -191,40 +202,83 @@ async def generate_all(engine: Engine, generations: list[Generation]) -> list[li
 
 @dataclass
 class ScriptedEngine:
-    """An engine that gives everyone the same tokens, and stops, dies or queues when a test says so."""
+    """An engine that gives everyone the same tokens, and stops, dies or queues when a test says so.
+
+    `endless` gives the first token until the request is cancelled; `stepwise` gives a token at a time; `broken` is
+    dead after every start.
+    """
 
     token_ids: list[int]
     max_context_tokens: int = 512
     memory_bytes: int | None = None
     waiting: int = 0
+    running: int = 0
     alive: bool = False
     stopped: bool = False
     dies_midway: bool = False
-    last_max_tokens: int = 0
+    broken: bool = False
+    endless: bool = False
+    stepwise: bool = False
+    asked: list[Generation] = field(default_factory=list)
+
+    @property
+    def last_max_tokens(self) -> int:
+        return self.asked[-1].max_tokens
 
     def start(self) -> None:
-        self.alive = True
+        self.alive = not self.broken
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=0, waiting=self.waiting)
+        return EngineStats(running=self.running, waiting=self.waiting)
 
     def stop(self) -> None:
         self.alive = False
         self.stopped = True
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Tokens, None]:
-        self.last_max_tokens = generation.max_tokens
+        self.asked.append(generation)
         if not self.alive:
             raise EngineStopped("the scripted engine is stopped")
-        if self.dies_midway:
-            yield Tokens(self.token_ids[:1], ended=None, first_token_s=0.0)
-            raise EngineStopped("the scripted engine died")
-        yield Tokens(self.token_ids, ended=True, first_token_s=0.0)
+        self.running += 1
+        try:
+            while self.endless:
+                yield self._tokens(generation, self.token_ids[:1], ended=None)
+                await asyncio.sleep(0.001)
+            if self.dies_midway:
+                yield self._tokens(generation, self.token_ids[:1], ended=None)
+                raise EngineStopped("the scripted engine died")
+            *before, last = [[token] for token in self.token_ids] if self.stepwise else [self.token_ids]
+            for ids in before:
+                yield self._tokens(generation, ids, ended=None)
+            yield self._tokens(generation, last, ended=True)
+        finally:
+            self.running -= 1
+
+    def _tokens(self, generation: Generation, ids: list[int], ended: bool | None) -> Tokens:
+        return Tokens(ids, ended, first_token_s=0.0, logprobs=scripted_logprobs(ids, generation.top_logprobs))
+
+
+def scripted_logprobs(ids: list[int], top: int | None) -> tuple[TokenLogprobs, ...]:
+    """Each token is the likeliest, the ids after it follow."""
+    if top is None:
+        return ()
+    return tuple(
+        TokenLogprobs(TokenLogprob(token, -0.5), tuple(TokenLogprob(token + rank, -0.5 - rank) for rank in range(top)))
+        for token in ids
+    )
 
 
 def change_json(path: Path, **changes: Any) -> None:
     """Overwrite keys of a JSON file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def events_of(response: httpx.Response) -> list[dict[str, Any]]:
+    """The events of a stream that came to its end."""
+    assert response.status_code == 200, response.text
+    *events, done = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert done == "[DONE]"
+    return [json.loads(each) for each in events]
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:

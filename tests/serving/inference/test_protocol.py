@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from serving.inference.protocol import ChatCompletionRequest
+from serving.inference.protocol import ChatCompletionRequest, CompletionRequest
 from tests.serving.inference.support import CHAT, QUESTION, VALID, Server
 
 DEFAULTS: dict[str, list[Any]] = {
@@ -76,6 +76,25 @@ def test_an_answer_of_the_openai_client_can_be_sent_back_as_it_came(server: Serv
 
 def test_a_refusal_says_what_is_supported() -> None:
     with pytest.raises(ValidationError, match="is supported as false, its default, only; leave it out"):
-        ChatCompletionRequest.model_validate({"model": "m", "messages": QUESTION, "logprobs": True})
+        ChatCompletionRequest.model_validate({"model": "m", "messages": QUESTION, "store": True})
     with pytest.raises(ValidationError, match='is supported as "auto" or "default", its default, only'):
         ChatCompletionRequest.model_validate({"model": "m", "messages": QUESTION, "service_tier": "flex"})
+
+
+MANY: dict[str, dict[str, Any]] = {
+    "messages": {"messages": [1] * 100_000},
+    "stop strings": {"stop": [1] * 100_000},
+    "biases": {"logit_bias": {f"x{number}": 1 for number in range(100_000)}},
+    "keys": {f"x{number}": 1 for number in range(100_000)},
+    "parts of a message": {"messages": [{"role": "user", "content": [1] * 100_000}]},
+    "prompts": {"prompt": [[]] * 100_000},
+    "ids": {"prompt": [1.5] * 100_000},
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_a_body_full_of_faults_is_refused_with_a_few_of_them(what: str) -> None:
+    kind = CompletionRequest if "prompt" in MANY[what] else ChatCompletionRequest
+    with pytest.raises(ValidationError) as refused:
+        kind.model_validate({"model": "m", "messages": QUESTION} | MANY[what])
+    assert refused.value.error_count() < 8

@@ -5,7 +5,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 LOCK_HEADER := "\# Every version that set-up installs, made by \`make lock\` from pyproject.toml: pip-compile with the dev extra,\n\# less what torch's CUDA build brings along, so that the CPU or CUDA build that the platform has is installed."
 
-.PHONY: install demo up test test-slow bench bench-train lint check lock clean
+.PHONY: install demo up test test-slow bench bench-train bench-serve lint check lock clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,9 @@ bench: install  ## Figures of benchmarks/README.md; about ten minutes.
 
 bench-train: install  ## Training beside TRL on a CPU; about three minutes on an idle machine.
 	$(VENV)/bin/python -m benchmarks.train
+
+bench-serve: install  ## Serving beside `transformers serve` on a CPU; about three minutes on an idle machine.
+	$(VENV)/bin/python -W ignore -m benchmarks.serve $(BENCH_ARGS)
 
 lint: install
 	$(VENV)/bin/ruff format --check .

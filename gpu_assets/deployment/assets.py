@@ -116,9 +116,13 @@ class Holder(Protocol):
 
 
 def release_losers(deployed_weights: str, server: Holder) -> None:
-    """Let the server forget the platform's candidates; the champion stays, and what a person loaded."""
+    """Let the server forget the platform's candidates.
+
+    The champion stays, the one before it, to which going back loads nothing, and what a person loaded.
+    """
     for model in server.pool().models:
-        if model.owner == OWNER and not model.is_champion and model.weights_sha256 != deployed_weights:
+        stays = model.is_champion or model.is_previous or model.weights_sha256 == deployed_weights
+        if model.owner == OWNER and not stays:
             server.unload(model.id)
 
 

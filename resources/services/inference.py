@@ -40,6 +40,7 @@ class PoolEntry(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     renderer_digest: str
     is_champion: bool
+    is_previous: bool
     in_flight: int
     owner: str | None
 

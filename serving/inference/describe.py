@@ -43,6 +43,7 @@ def pool_info(pool: ModelPool) -> PoolInfo:
         PoolEntry(
             **model_info(pool, model).model_dump(),
             is_champion=model is pool.champion,
+            is_previous=model is pool.previous,
             in_flight=model.in_flight,
             request_count=model.request_count,
             last_used=None if model.last_used_at is None else _iso(model.last_used_at),

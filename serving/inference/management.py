@@ -83,6 +83,7 @@ class PoolEntry(ModelInfo):
     """A held model and what it is doing."""
 
     is_champion: bool
+    is_previous: bool = Field(description="The champion before: going back to it loads nothing.")
     in_flight: int
     request_count: int
     last_used: str | None = Field(description="When a request last began; ISO 8601, UTC.")

@@ -76,12 +76,18 @@ class ModelPool:
         self._memory: Memory | None = None
         self._held: dict[str, HeldModel] = {}
         self._champion: HeldModel | None = None
+        self._previous: HeldModel | None = None
         self._changing = asyncio.Lock()
         self._freeing: set[asyncio.Task[None]] = set()
 
     @property
     def champion(self) -> HeldModel | None:
         return self._champion
+
+    @property
+    def previous(self) -> HeldModel | None:
+        """The champion before, while it is held: going back to it loads nothing."""
+        return self._previous
 
     @property
     def models(self) -> list[HeldModel]:
@@ -141,7 +147,7 @@ class ModelPool:
                 return None
             if self.find(model_id) is not champion:
                 raise PoolBusy(f"{model_id} is not the champion, {champion.name} is; nothing is changed")
-            self._champion = None
+            self._previous, self._champion = champion, None
             logger.info("no champion; it was %s, weights %s", champion.name, champion.weights_sha256)
             return champion
 
@@ -236,7 +242,7 @@ class ModelPool:
             task.cancel()
         engines = [model.engine for model in self.models]
         self._held.clear()
-        self._champion = None
+        self._champion = self._previous = None
         await asyncio.gather(*(asyncio.to_thread(engine.stop) for engine in engines))
 
     async def _load_by_id(self, model_id: str) -> HeldModel:
@@ -285,12 +291,14 @@ class ModelPool:
         return engine
 
     def _flip(self, model: HeldModel) -> None:
+        if self._champion is not None and self._champion is not model:
+            self._previous = self._champion
         self._champion = model
         self.unserved_because = ""
         logger.info("champion is %s, weights %s", model.name, model.weights_sha256)
 
     async def _make_room(self, folder: ModelFolder, replaced: HeldModel | None) -> int:
-        """Let go of idle models, the least recently used first, until another fits; the bytes that it will take."""
+        """Let go of idle models until another fits; the bytes that it will take."""
         serving, memory = self.settings.serving, await self._where()
         needed = await asyncio.to_thread(needed_bytes, folder.path, memory.precision, serving)
         while len(self._held) - (replaced is not None) >= serving.max_models:
@@ -316,12 +324,15 @@ class ModelPool:
         return self._memory
 
     def _evictable(self, replaced: HeldModel | None) -> list[HeldModel]:
+        """Idle models, the least recently used first; the champion before is the last to go."""
         needed = (self._champion, replaced)
         idle = [model for model in self.models if model not in needed and not model.in_flight]
-        return sorted(idle, key=lambda model: model.last_used)
+        return sorted(idle, key=lambda model: (model is self._previous, model.last_used))
 
     def _let_go(self, model: HeldModel) -> "asyncio.Task[None]":
         del self._held[model.weights_sha256]
+        if model is self._previous:
+            self._previous = None
         return self._free(model)
 
     def _free(self, model: HeldModel) -> "asyncio.Task[None]":

@@ -4,7 +4,7 @@ from gpu_assets.deployment.assets import release_losers
 from resources.services import Pool, PoolEntry
 
 
-def entry(name: str, owner: str | None, *, is_champion: bool = False) -> PoolEntry:
+def entry(name: str, owner: str | None, *, is_champion: bool = False, is_previous: bool = False) -> PoolEntry:
     return PoolEntry(
         id=name,
         name=name,
@@ -13,6 +13,7 @@ def entry(name: str, owner: str | None, *, is_champion: bool = False) -> PoolEnt
         path=name,
         renderer_digest="digest",
         is_champion=is_champion,
+        is_previous=is_previous,
         in_flight=0,
         owner=owner,
     )
@@ -35,6 +36,7 @@ class ScriptedPool:
 def test_only_what_the_platform_loaded_and_does_not_serve_is_unloaded() -> None:
     server = ScriptedPool(
         entry("served", "platform", is_champion=True),
+        entry("the one before", "platform", is_previous=True),
         entry("candidate", "platform"),
         entry("by hand", None),
     )

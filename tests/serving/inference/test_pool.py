@@ -54,6 +54,24 @@ def test_the_alias_flips_and_the_model_before_stays_held(pool: ModelPool, models
         await pool.reload(models.second)
         assert pool.find("champion").name == "second"
         assert names(pool) == ["first", "second"]
+        assert pool.previous is pool.find("first")
+
+    run(check())
+
+
+def test_the_champion_before_goes_last_and_going_back_to_it_loads_nothing(
+    pool: ModelPool, loaded: Loaded, models: Models
+) -> None:
+    async def check() -> None:
+        await pool.reload(models.first)
+        await pool.reload(models.second)
+        await pool.load(models.third)
+        await pool.load(models.plain)  # the third was used later than the first, and goes
+        assert names(pool) == ["first", "second", models.plain.name]
+        await pool.reload(models.first)
+        assert (loaded.count, pool.previous) == (4, pool.find("second"))
+        await pool.unload("second")
+        assert pool.previous is None
 
     run(check())
 

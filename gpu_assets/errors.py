@@ -75,7 +75,7 @@ class OutOfMemory(PlatformError):
 
 
 class DiskFull(PlatformError):
-    """Too little would be left free on a disk; nothing was written. `wanted` is how many free bytes let it go on."""
+    """Too little would be left free on a disk; nothing was written. `wanted` is in bytes, beside what stays free."""
 
     def __init__(self, message: str, *, wanted: int) -> None:
         super().__init__(message)

@@ -13,7 +13,7 @@ import dagster as dg
 from gpu_assets.training.control import REASON_TAG, Action, Asked, Canceled, Hold, hold
 from gpu_assets.training.disk import GB
 from resources.events import WANTED_BYTES_TAG
-from resources.workspace import Workspace
+from resources.platform import Platform
 from sensors.runs import AD_HOC_JOB, was_asked_to_end
 
 CHECKPOINTS = dg.AssetKey("checkpoints")
@@ -62,16 +62,21 @@ def is_training(run: dg.DagsterRun, job_name: str) -> bool:
     return run.job_name == job_name or (run.job_name == AD_HOC_JOB and CHECKPOINTS in (run.asset_selection or ()))
 
 
-def what_the_disk_lacks(instance: dg.DagsterInstance, job_name: str, workspace: Workspace) -> str | None:
-    """A sentence where the newest training run was ended by a full disk that has not enough room yet, else None."""
+def what_the_disk_lacks(instance: dg.DagsterInstance, job_name: str, platform: Platform) -> str | None:
+    """A sentence where the newest training run was ended by a full disk that has not enough room yet, else None.
+
+    What must stay free is what the settings say now, not what they said to that run.
+    """
+    checkpoints, floor = platform.workspace.checkpoints, platform.settings.storage.min_free_gb * GB
     newest = _newest(instance, job_name)
     if newest is None or WANTED_BYTES_TAG not in newest.dagster_run.tags:
         return None
-    wanted, free = int(newest.dagster_run.tags[WANTED_BYTES_TAG]), shutil.disk_usage(workspace.checkpoints).free
+    wanted = int(newest.dagster_run.tags[WANTED_BYTES_TAG]) + floor
+    free = shutil.disk_usage(checkpoints).free
     if free >= wanted:
         return None
     return (
-        f"the disk of {workspace.checkpoints} is full: {free / GB:.1f} GB are free, training goes on with "
+        f"the disk of {checkpoints} is full: {free / GB:.1f} GB are free, training goes on with "
         f"{wanted / GB:.1f} GB; the run {newest.dagster_run.run_id[:8]} says for what"
     )
 

@@ -161,7 +161,7 @@ def build_training_sensor(platform: Platform, job_name: str) -> dg.SensorDefinit
             return dg.SkipReason(f"no validated dataset waits for training{_set_aside_sentence(set_aside)}")
         if (lacking := what_base_model_lacks(platform.settings, platform.workspace)) is not None:
             return dg.SkipReason(f"{len(waiting)} datasets wait for training, and they for the base model: {lacking}")
-        if (full := what_the_disk_lacks(instance, job_name, platform.workspace)) is not None:
+        if (full := what_the_disk_lacks(instance, job_name, platform)) is not None:
             return dg.SkipReason(f"{len(waiting)} datasets wait for training: {full}")
         return _request(run)
 

@@ -85,7 +85,7 @@ class Control:
             datasets = ", ".join(shown[0].datasets)
             sentence = f"the run {runs[0].run_id[:8]} {doing} {datasets}" + (f"; {hold.sentence}" if hold else "")
             return Status(state, sentence, self._pool, limit, shown)
-        full_disk = what_the_disk_lacks(self._instance, TRAIN_JOB, self._platform.workspace)
+        full_disk = what_the_disk_lacks(self._instance, TRAIN_JOB, self._platform)
         if hold is not None:
             sentence = f"{hold.sentence}; {full_disk}" if full_disk else hold.sentence
             return Status(hold.state, sentence, self._pool, limit, ())

@@ -50,10 +50,10 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="For progr
     """Show every dataset with its state, and what lies in the inbox."""
     platform = _platform()
     facts = _facts(platform)
-    full_disk = facts.full_disk if facts else None
+    held = {"hold": facts.hold if facts else None, "full_disk": facts.full_disk if facts else None}
     rows, inbox = list_queue(platform.workspace, facts or QueueFacts()), list_inbox(platform.workspace)
     if as_json:
-        found = {"datasets": [asdict(row) for row in rows], "inbox": inbox, "full_disk": full_disk}
+        found = {"datasets": [asdict(row) for row in rows], "inbox": inbox, **held}
         typer.echo(json.dumps(found, indent=2))
         return
     console = Console()
@@ -62,8 +62,8 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="For progr
     if inbox:
         shown = ", ".join(inbox[:5]) + (", ..." if len(inbox) > 5 else "")
         console.print(Text(f"in the inbox, not taken in yet: {len(inbox)} ({shown})"))
-    if full_disk:
-        console.print(Text(f"nothing is trained: {full_disk}"))
+    for why in filter(None, held.values()):
+        console.print(Text(f"nothing is trained: {why}"))
     if facts is None:
         console.print("the home has no Dagster instance yet: states are from files only; start `gpu-assets up`")
 

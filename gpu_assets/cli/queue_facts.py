@@ -16,8 +16,9 @@ from gpu_assets.datasets.validated import up_to_date
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from resources.local_runs import is_left_behind
 from resources.platform import Platform
+from resources.routing import Routing
 from resources.workspace import Workspace
-from sensors.control import what_the_disk_lacks
+from sensors.control import what_holds_training, what_the_disk_lacks
 from sensors.judging import CHECKPOINTS, SCORES, judged_also
 from sensors.runs import OPEN, attempts, covered, why_failed
 from sensors.training import Trained, trained_keys
@@ -72,7 +73,8 @@ def read_facts(instance: dg.DagsterInstance, platform: Platform) -> QueueFacts:
         under_way=under_way,
         gave_up=_gave_up(instance, partitions, waits),
         rows=accepted_rows(instance),
-        full_disk=what_the_disk_lacks(instance, JOB_OF_STAGE["training"], platform.workspace),
+        hold=_hold(instance, platform),
+        full_disk=what_the_disk_lacks(instance, JOB_OF_STAGE["training"], platform),
     )
 
 
@@ -94,6 +96,13 @@ def _keys_of(run: dg.DagsterRun, stage: Stage, partitions: Sequence[str]) -> Seq
     if stage == "training":
         return trained_keys(run) or covered(run.tags, partitions)
     return [*covered(run.tags, partitions), *(judged_also(run) if stage == "judging" else ())]
+
+
+def _hold(instance: dg.DagsterInstance, platform: Platform) -> str | None:
+    """Why no training run is started, as `control status` says it."""
+    pool = Routing(platform.settings.hosts).gpu_pool("trainer")
+    hold = what_holds_training(instance, JOB_OF_STAGE["training"], pool)
+    return hold.sentence if hold is not None else None
 
 
 def _gave_up(

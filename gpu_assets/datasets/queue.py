@@ -62,7 +62,8 @@ class QueueFacts:
     """What Dagster knows of datasets, by key; empty where a home has no instance yet.
 
     `trained` is by the newest line, `under_way` what queued and running runs cover, `gave_up` counts since the dataset
-    was opened last; `rows` counts the accepted rows. `full_disk` says what room training waits for, if it does.
+    was opened last; `rows` counts the accepted rows. `hold` says who holds training, `full_disk` what room it waits
+    for, if so.
     """
 
     validated: Collection[str] = ()
@@ -71,6 +72,7 @@ class QueueFacts:
     under_way: Mapping[Stage, Collection[str]] = field(default_factory=dict)
     gave_up: Mapping[str, GaveUp] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
+    hold: str | None = None
     full_disk: str | None = None
 
 

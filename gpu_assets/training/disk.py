@@ -44,7 +44,7 @@ def require_free(folder: Path, wanted: int, floor: int, purpose: str) -> None:
             f"{folder} is on a disk with {_gb(free)} GB free; {purpose} takes {_gb(wanted)} GB, and {_gb(floor)} GB "
             f"must be left (storage.min_free_gb): free {_gb(missing)} GB, put GPU_ASSETS_HOME on a larger disk, or "
             "lower storage.min_free_gb",
-            wanted=wanted + floor,
+            wanted=wanted,
         )
 
 

@@ -206,12 +206,19 @@ class Advice:
 
     change: str
     total: int
+    adapters: bool = False
+    """Whether other weights are trained then."""
 
 
 def advise(setup: Setup, budget: int) -> list[Advice]:
-    """What to change so that it fits `budget` bytes: each setting that is enough alone, else the fewest in order."""
+    """What to change so that it fits `budget` bytes: each setting that is enough alone, else the fewest together.
+
+    LoRA is named where nothing else is enough.
+    """
     alone = [advice for advice in _single(setup, budget) if advice.total <= budget]
-    return alone or _together(setup, budget)
+    together = [] if alone and not all(advice.adapters for advice in alone) else _together(setup, budget)
+    enough = [*alone, *together]
+    return [advice for advice in enough if not advice.adapters] or alone or together
 
 
 def refusal(setup: Setup, budget: int, where: str) -> str | None:
@@ -266,7 +273,8 @@ def _single(setup: Setup, budget: int) -> Iterator[Advice]:
     optimizers = ("adamw_8bit", "paged_adamw_8bit") if setup.device == "cuda" and not hyperparams.lora.rank else ()
     for change in (*_checkpointing(hyperparams), *_other_changes(setup, optimizers)):
         if _are_accepted(hyperparams, change.fields):
-            yield Advice(f"hyperparams.{change.words}", plan_memory(setup.changed(**change.fields)).total)
+            total = plan_memory(setup.changed(**change.fields)).total
+            yield Advice(f"hyperparams.{change.words}", total, adapters="lora" in change.fields)
 
 
 def _together(setup: Setup, budget: int) -> list[Advice]:
@@ -279,7 +287,8 @@ def _together(setup: Setup, budget: int) -> list[Advice]:
             continue
         total = plan_memory(setup.changed(**fields)).total
         if total <= budget:
-            return [Advice(" and ".join(f"hyperparams.{change.words}" for change in chosen), total)]
+            words = " and ".join(f"hyperparams.{change.words}" for change in chosen)
+            return [Advice(words, total, adapters="lora" in fields)]
     return []
 
 

@@ -191,7 +191,7 @@ def test_a_full_disk_that_training_waits_for_is_said_with_what_is_free_and_wante
         control("pause")
     said = control("status").output
     assert said.startswith("paused: training is paused" if paused else "disk full: the disk of ")
-    assert " is full: " in said and " GB are free, training goes on with 1000000000.0 GB" in said
+    assert " is full: " in said and " GB are free, training goes on with" in said
 
 
 def test_a_run_that_the_platforms_own_stop_canceled_is_planned_again(

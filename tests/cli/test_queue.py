@@ -150,6 +150,13 @@ def test_a_failure_that_comes_again_is_counted_as_the_runs_that_there_were_and_n
     )
 
 
+def test_who_holds_training_is_said(queue: Queue, key: str, instance: dg.DagsterInstance) -> None:
+    assert json.loads(queue("list", "--json").output)["hold"] is None
+    instance.event_log_storage.set_concurrency_slots("gpu-4090", 0)
+    assert "nothing is trained: training is paused" in " ".join(queue("list").output.split())
+    assert json.loads(queue("list", "--json").output)["hold"].startswith("training is paused")
+
+
 def test_a_full_disk_that_training_waits_for_is_said_with_what_is_free_and_wanted(
     queue: Queue, key: str, instance: dg.DagsterInstance
 ) -> None:
@@ -161,7 +168,7 @@ def test_a_full_disk_that_training_waits_for_is_said_with_what_is_free_and_wante
     instance.report_run_failed(run)
 
     said = " ".join(queue("list").output.split())
-    assert "nothing is trained: the disk of " in said and " GB are free, training goes on with 1000000000.0 GB" in said
+    assert "nothing is trained: the disk of " in said and " GB are free, training goes on with" in said
     assert " is full: " in json.loads(queue("list", "--json").output)["full_disk"]
 
 

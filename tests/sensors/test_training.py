@@ -352,3 +352,17 @@ def test_a_disk_that_ended_the_last_run_is_waited_for_and_sets_nothing_aside(
                 f"1 datasets wait for training: the disk of {workspace.checkpoints} is full: "
             )
     assert requested(tick()) == ["a"]
+
+
+def test_a_lower_floor_lets_training_go_on_that_a_full_disk_ended(
+    settings: Settings, validated, instance: dg.DagsterInstance
+) -> None:
+    validated("a")
+    run = add_open_run(instance, "train", "a", datasets=["a"])
+    instance.add_run_tags(run.run_id, {"gpu_assets/wanted_bytes": "1"})
+    instance.report_run_failed(run)
+    for floor_gb, waits in ((10.0**9, True), (0.0, False)):
+        storage = settings.storage.model_copy(update={"min_free_gb": floor_gb})
+        platform = Platform(settings.model_copy(update={"storage": storage}))
+        result = build_training_sensor(platform, "train")(dg.build_sensor_context(instance=instance))
+        assert isinstance(result, dg.SkipReason) is waits

@@ -22,7 +22,7 @@ def test_what_does_not_fit_is_refused_with_the_figures_and_what_to_do(tmp_path: 
     assert "this training takes " in sentence
     assert "10 GB must be left (storage.min_free_gb): free " in sentence
     assert "GPU_ASSETS_HOME" in sentence
-    assert refused.value.wanted == free + 10 * GB
+    assert refused.value.wanted == free
 
 
 def test_a_resume_point_holds_weights_and_states_and_the_outcome_the_weights_twice() -> None:

@@ -143,6 +143,12 @@ def test_lora_is_named_only_where_all_weights_cannot_be_trained() -> None:
     assert advice.total <= 13 * GB
 
 
+def test_several_changes_that_keep_all_weights_come_before_lora_alone() -> None:
+    (advice,) = advise(make_setup("qwen3-0.6b"), 8 * GB)
+    assert "lora" not in advice.change and " and " in advice.change
+    assert advice.total <= 8 * GB
+
+
 def test_where_nothing_is_enough_the_sentence_says_so() -> None:
     sentence = refusal(make_setup("qwen3-4b"), 4 * GB, "the GPU")
     assert sentence is not None and "no setting is enough; take a smaller model" in sentence

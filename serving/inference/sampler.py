@@ -6,7 +6,9 @@ loaded lazily, by the engine only. V is the size of the vocabulary, S the number
 sampled requests in a batch.
 """
 
+import hashlib
 import math
+import struct
 from collections.abc import Sequence
 
 import torch
@@ -15,8 +17,6 @@ from serving.inference.engine import Sampling
 
 COLDEST = 1e-5
 """Temperatures are taken as at least this: logits over less leave the range of float32."""
-_POSITIONS = 2**20
-"""Seeds are spread so that noise of one seed's later positions is not that of the next seed's first."""
 
 
 class Sampler:
@@ -48,9 +48,15 @@ class Sampler:
             noise.exponential_(generator=self._unseeded)
         for index, (_, sampling, position) in enumerate(rows):
             if sampling.seed is not None:
-                self._seeded.manual_seed((sampling.seed * _POSITIONS + position) % 2**63)
+                self._seeded.manual_seed(_seed_at(sampling.seed, position))
                 noise[index].exponential_(generator=self._seeded)
         return -noise.log()
+
+
+def _seed_at(seed: int, position: int) -> int:
+    """A generator's seed, by a hash: torch's for the CPU looks at the low 32 bits only, and neighbours must differ."""
+    digest = hashlib.blake2b(struct.pack("<qq", seed, position), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def filter_logits(scores: torch.Tensor, samplings: list[Sampling]) -> torch.Tensor:

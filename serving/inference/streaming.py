@@ -12,6 +12,11 @@ Item = TypeVar("Item")
 Decode = Callable[[list[int]], str]
 REPLACEMENT = "\ufffd"
 DONE = b"data: [DONE]\n\n"
+MAX_HELD = 64
+"""Replacement characters at the end that may still become text; decoders with byte tokens give one for each byte of a
+run that is not whole. More of them is no text, and looking at all of it again with each token would take ever longer."""
+INCOMPLETE = 3
+"""The bytes at the end that may be the beginning of a character."""
 
 
 class TokenDecoder:
@@ -28,9 +33,10 @@ class TokenDecoder:
         """Text that is certain after these ids too."""
         self._ids.extend(ids)
         text = self._decode(self._ids)
-        if text.endswith(REPLACEMENT):
-            return ""
-        return self._pass_on(text)
+        held = len(text) - len(text.rstrip(REPLACEMENT))
+        if held > MAX_HELD:
+            return self._cut(text)
+        return "" if held else self._pass_on(text)
 
     def finish(self) -> str:
         """The rest; bytes that never became a character are replaced."""
@@ -43,6 +49,17 @@ class TokenDecoder:
             self._num_given = len(self._ids)
             self._given = self._decode(self._ids)
         return piece
+
+    def _cut(self, text: str) -> str:
+        """Let go of ids that are no text, up to a place that no character spans and no later byte changes."""
+        latest = len(self._ids) - INCOMPLETE
+        for at in range(latest, latest - INCOMPLETE - 1, -1):
+            before = self._decode(self._ids[:at])
+            if before + self._decode(self._ids[at:]) == text:
+                piece = before[len(self._given) :]
+                self._ids, self._num_given, self._given = self._ids[at:], 0, ""
+                return piece
+        return ""
 
 
 class StopStrings:

@@ -44,6 +44,13 @@ def test_sampled_tokens_follow_the_softmax() -> None:
         assert torch.allclose(shares, LOGITS[0].exp(), atol=0.04)
 
 
+@pytest.mark.parametrize("other", [2, 1 + 2**12, 1 + 2**32, -1])
+def test_no_two_seeds_have_the_same_noise(other: int) -> None:
+    scores = torch.zeros(1, 64)
+    one, another = (Sampler(CPU).draw(scores, [(0, Sampling(temperature=1.0, seed=seed), 7)]) for seed in (1, other))
+    assert not torch.equal(one, another)
+
+
 def test_noise_without_a_seed_differs_between_samplers_as_it_would_between_servers() -> None:
     wide, row = torch.zeros(1, 4096), [(0, Sampling(temperature=1.0), 3)]
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_assets.base_model.tiny import build_tokenizer
-from serving.inference.streaming import REPLACEMENT, StopStrings, TextStream, TokenDecoder, event
+from serving.inference.streaming import MAX_HELD, REPLACEMENT, StopStrings, TextStream, TokenDecoder, event
 
 TOKENIZER = build_tokenizer()
 TEXTS = st.text(alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from("⓪①é漢🙂 \n")), max_size=40)
@@ -58,6 +58,23 @@ def test_bytes_that_never_become_a_character_are_replaced_at_the_end() -> None:
     decoder = TokenDecoder(decode)
     assert decoder.push(TOKENIZER.encode("漢").ids[:2]) == ""
     assert decoder.finish() == REPLACEMENT
+
+
+@given(st.lists(st.sampled_from(TOKENIZER.encode("漢é🙂").ids), min_size=70, max_size=300), CUTS)
+def test_bytes_that_are_no_text_for_long_are_passed_on_and_not_looked_at_again(
+    ids: list[int], sizes: list[int]
+) -> None:
+    longest = 0
+
+    def counted(some: list[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(some))
+        return TOKENIZER.decode(some)
+
+    text = TextStream(counted)
+    pieces = [text.push(piece) for piece in split(ids, sizes)]
+    assert "".join([*pieces, text.finish()]) == decode(ids)
+    assert longest <= 4 * MAX_HELD
 
 
 @given(st.text("ab|", max_size=30), st.lists(st.text("ab|", min_size=1, max_size=3), min_size=1, max_size=4), CUTS)

@@ -8,6 +8,7 @@ mask of all pairs of positions.
 Shapes: B rows, H heads, T positions, D a head's size, N documents.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -39,6 +40,13 @@ HARMLESS = {
 """Arguments that models pass to their attention and no function of transformers' computes with."""
 
 
+@dataclass(frozen=True)
+class Window:
+    """In the place of a mask that shows each position the last `size` only: the attention is told it otherwise too."""
+
+    size: int
+
+
 def attention_for(numerics: Numerics) -> str:
     """The fastest that runs: on a CPU, and for padded rows, which hold a document each, SDPA."""
     if numerics.device != "cuda" or numerics.layout != "packed":
@@ -58,7 +66,7 @@ def document_arguments(config: PreTrainedConfig, bounds: torch.Tensor, longest: 
     if config._attn_implementation == VARLEN:
         return {"bounds": bounds, "longest": longest}
     if config._attn_implementation == FLEX:
-        return {"document_masks": document_masks(config, bounds, longest)}
+        return {"document_masks": document_masks(config, bounds, longest), "longest": longest}
     return {}
 
 
@@ -108,7 +116,7 @@ def varlen_attention(
     query_BHTD: torch.Tensor,
     key_BHTD: torch.Tensor,
     value_BHTD: torch.Tensor,
-    attention_mask: None,
+    attention_mask: Window | None,
     *,
     bounds: torch.Tensor,
     longest: int,
@@ -123,7 +131,7 @@ def varlen_attention(
     """
     from torch.nn.attention import varlen
 
-    _refuse_others(module, VARLEN, attention_mask, others)
+    _refuse_others(module, VARLEN, _unknown_mask(attention_mask, sliding_window, longest), others)
     before = -1 if sliding_window is None or sliding_window >= longest else sliding_window - 1
     dtype = value_BHTD.dtype
     query, key, value = (part.squeeze(0).transpose(0, 1).to(dtype) for part in (query_BHTD, key_BHTD, value_BHTD))
@@ -148,9 +156,10 @@ def flex_document_attention(
     query_BHTD: torch.Tensor,
     key_BHTD: torch.Tensor,
     value_BHTD: torch.Tensor,
-    attention_mask: None,
+    attention_mask: Window | None,
     *,
     document_masks: dict[int | None, BlockMask],
+    longest: int,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **others: Any,
@@ -162,7 +171,7 @@ def flex_document_attention(
     """
     if sliding_window not in document_masks:
         others["sliding_window"] = sliding_window
-    _refuse_others(module, FLEX, attention_mask, others)
+    _refuse_others(module, FLEX, _unknown_mask(attention_mask, sliding_window, longest), others)
     dtype = value_BHTD.dtype
     run = _compiled_flex_attention() if query_BHTD.is_cuda else flex_attention
     output_BHTD = run(
@@ -174,6 +183,14 @@ def flex_document_attention(
         enable_gqa=True,
     )
     return output_BHTD.transpose(1, 2), None
+
+
+def _unknown_mask(mask: object, sliding_window: int | None, longest: int) -> object:
+    """What a mask hides that the attention does not know of: nothing of a window that the layer names, or of one that
+    no document is longer than.
+    """
+    known = isinstance(mask, Window) and (mask.size == sliding_window or mask.size >= longest)
+    return None if known else mask
 
 
 def _refuse_others(module: torch.nn.Module, attention: str, mask: object, others: dict[str, Any]) -> None:
@@ -197,8 +214,9 @@ def _compiled_flex_attention() -> Any:
     return torch.compile(flex_attention)
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """For transformers: the attention knows the documents without a mask."""
+def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> Window | None:
+    """For transformers: the attention knows the documents without a mask. Some models say their window here only."""
+    return None if local_size is None else Window(local_size)
 
 
 AttentionInterface.register(VARLEN, varlen_attention)

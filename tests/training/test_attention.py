@@ -1,5 +1,6 @@
 """Attention over packs: documents do not see each other, whichever function does it."""
 
+from contextlib import nullcontext
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import varlen
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, PhimoeConfig, PhimoeForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from gpu_assets.errors import ModelUnsupported
@@ -165,7 +166,7 @@ def test_each_attention_is_given_what_it_takes_and_no_mask_is_built(
         SupervisedLoss(model)(*collate(samples(), "packed", pad_id=0))
     assert (seen["attention_mask"] is None) == (name != SDPA)
     about_documents = {"bounds", "longest", "document_masks"} & seen.keys()
-    assert about_documents == {SDPA: set(), VARLEN: {"bounds", "longest"}, FLEX: {"document_masks"}}[name]
+    assert about_documents == {SDPA: set(), VARLEN: {"bounds", "longest"}, FLEX: {"document_masks", "longest"}}[name]
 
 
 CHANGES: dict[str, Any] = {
@@ -183,7 +184,7 @@ def call(name: str, attention_mask: torch.Tensor | None = None, **others: Any) -
     parts = [torch.randn(1, 4, 5, 16) for _ in range(3)]
     documents: dict[str, Any] = {"bounds": bounds, "longest": 3}
     if name == FLEX:
-        documents = {"document_masks": {None: document_mask(bounds)}}
+        documents = {"document_masks": {None: document_mask(bounds)}, "longest": 3}
     ALL_ATTENTION_FUNCTIONS[name](torch.nn.Identity(), *parts, attention_mask, **documents, **others)
 
 
@@ -204,11 +205,31 @@ def test_a_window_that_no_mask_was_made_for_is_refused() -> None:
         call(FLEX, sliding_window=2)
 
 
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("name", [VARLEN, FLEX])
+def test_a_window_that_a_model_says_to_its_mask_only_is_refused_where_a_document_is_longer(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_by_sdpa)
+    sizes = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    longest = max(len(sample.ids) for sample in samples())
+    for window, is_refused in ((longest - 1, True), (longest, False)):
+        config = PhimoeConfig(vocab_size=WINDOWED["vocab_size"], num_key_value_heads=2, sliding_window=window, **sizes)
+        model = PhimoeForCausalLM(config).eval()
+        model.set_attn_implementation(name)
+        refusal = pytest.raises(ModelUnsupported, match="PhimoeAttention asks for attention with attention_mask")
+        with refusal if is_refused else nullcontext():
+            SupervisedLoss(model)(*collate(samples(), "packed", pad_id=0))
+
+
 def test_a_layer_that_is_not_causal_is_refused() -> None:
     module = torch.nn.Identity()
     module.is_causal = False  # type: ignore[assignment]
     with pytest.raises(ModelUnsupported, match="attention with is_causal"):
-        ALL_ATTENTION_FUNCTIONS[FLEX](module, *[torch.zeros(1, 1, 1, 1)] * 3, None, document_masks={None: None})
+        ALL_ATTENTION_FUNCTIONS[FLEX](
+            module, *[torch.zeros(1, 1, 1, 1)] * 3, None, document_masks={None: None}, longest=1
+        )
 
 
 @pytest.mark.parametrize(

@@ -96,10 +96,11 @@ class Keeper:
 
     def _load_from(self, run: Run, folder: Path) -> None:
         accelerator = run.accelerator
-        # By way of the host, also of several processes: a device may not hold a state beside the one being filled.
-        why = _why_not(lambda: accelerator.load_state(str(folder), map_location="cpu"))
-        if is_sharded(run.loss) and not any_says(accelerator, why is not None):
-            why = _why_not(lambda: load_shards(run.loss, run.optimizer, folder))
+        why = _why_not(lambda: load_shards(run.loss, run.optimizer, folder)) if is_sharded(run.loss) else None
+        if not any_says(accelerator, why is not None):
+            # Last, since it brings random states back and making an optimizer's states to be filled may draw numbers.
+            # By way of the host, also of several processes: a device may not hold a state beside the one being filled.
+            why = _why_not(lambda: accelerator.load_state(str(folder), map_location="cpu"))
         if any_says(accelerator, why is not None):
             if accelerator.is_main_process:
                 discard_resume_point(folder, why or "another process cannot load its part", self.report)

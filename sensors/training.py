@@ -8,7 +8,7 @@ calls it and requests the run.
 import logging
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +27,7 @@ from gpu_assets.datasets.records import (
 from gpu_assets.datasets.validated import read_validated
 from gpu_assets.errors import ArtifactInvalid, SettingsError
 from gpu_assets.training.records import BASE_WEIGHTS
-from gpu_assets.training.work import unfinished_datasets
+from gpu_assets.training.work import Unfinished, find_unfinished
 from resources.artifacts import is_complete
 from resources.platform import Platform
 from resources.routing import Routing
@@ -53,7 +53,8 @@ TAKE_IN_JOB = "take_in"
 class Waiting:
     """A validated dataset that no checkpoint of the line was trained on; `failed` as `attempts` counts.
 
-    `opened_at` is when it was taken in or tried again.
+    `opened_at` is when it was taken in or tried again. `again` marks what was trained on, and waits only to go on with
+    an unfinished plan that trains on it again.
     """
 
     key: str
@@ -61,21 +62,23 @@ class Waiting:
     priority: str
     failed: int = 0
     opened_at: datetime = datetime.min.replace(tzinfo=UTC)
+    again: bool = False
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What the next run covers: a range of partitions, and which of them it trains on."""
+    """What the next run covers: a range of partitions, which of them it trains on, and what else its config says."""
 
     keys: tuple[str, ...]
     first: str
     last: str
     rows: int
     priority: str
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plan_training(
-    waiting: Sequence[Waiting], order: Sequence[str], max_rows: int, unfinished: Sequence[str] = ()
+    waiting: Sequence[Waiting], order: Sequence[str], max_rows: int, unfinished: Unfinished | None = None
 ) -> TrainingRun | None:
     """The next run, or None if nothing waits.
 
@@ -86,17 +89,19 @@ def plan_training(
         waiting: what could be trained on, in any order.
         order: all partition keys, in the order in which they were added.
         max_rows: the budget; the first dataset is always taken.
-        unfinished: the datasets of a plan that has a resume point; they go first, and alone, so
-            that the run goes on where it was stopped. One that failed so often that each of its datasets
-            needs a run of its own is given up.
+        unfinished: a plan that has a resume point; its datasets go first, and alone, with the config that it was
+            started with, so that the run goes on where it was stopped. One that failed so often that each of its
+            datasets needs a run of its own is given up.
     """
     place = {key: position for position, key in enumerate(order)}
     by_key = {entry.key: entry for entry in waiting if entry.key in place}
-    stopped = [by_key[key] for key in unfinished if key in by_key]
-    if stopped and len(stopped) == len(unfinished) and _can_go_on(stopped):
-        chosen = stopped
+    asked: Mapping[str, Any] = {}
+    stopped = [by_key[key] for key in unfinished.datasets if key in by_key] if unfinished is not None else []
+    if unfinished is not None and stopped and len(stopped) == len(unfinished.datasets) and _can_go_on(stopped):
+        chosen, asked = stopped, unfinished.asked
     else:
-        chosen = _next(_by_priority(by_key, place), max_rows)
+        new = {key: entry for key, entry in by_key.items() if not entry.again}
+        chosen = _next(_by_priority(new, place), max_rows)
     if not chosen:
         return None
     spanned = sorted((entry.key for entry in chosen), key=place.__getitem__)
@@ -106,6 +111,7 @@ def plan_training(
         last=spanned[-1],
         rows=sum(entry.rows for entry in chosen),
         priority=chosen[0].priority,
+        asked=asked,
     )
 
 
@@ -152,10 +158,12 @@ def build_training_sensor(platform: Platform, job_name: str) -> dg.SensorDefinit
             return dg.SkipReason("a training run is queued or running; it takes no more datasets once planned")
         hold = what_holds_training(instance, job_name, pool)
         base = present_weights(platform.settings, platform.workspace)
-        waiting, set_aside = _waiting(instance, platform, job_name, order, trained.in_line(instance, base))
+        unfinished = find_unfinished(platform.workspace, base) if base is not None else None
+        again = set(unfinished.datasets) if unfinished is not None and unfinished.trains_again else set()
+        done = trained.in_line(instance, base)
+        waiting, set_aside = _waiting(instance, platform, job_name, order, done - again, done & again)
         if hold is not None and hold.binds(max((entry.opened_at for entry in waiting), default=None)):
             return dg.SkipReason(f"{hold.sentence}; {len(waiting)} datasets wait for training")
-        unfinished = unfinished_datasets(platform.workspace, base) if base is not None else []
         run = plan_training(waiting, order, platform.settings.hyperparams.max_rows_per_run, unfinished)
         if run is None:
             return dg.SkipReason(f"no validated dataset waits for training{_set_aside_sentence(set_aside)}")
@@ -206,7 +214,12 @@ def _set_aside_sentence(keys: Sequence[str]) -> str:
 
 
 def _waiting(
-    instance: dg.DagsterInstance, platform: Platform, job_name: str, order: Sequence[str], trained: AbstractSet[str]
+    instance: dg.DagsterInstance,
+    platform: Platform,
+    job_name: str,
+    order: Sequence[str],
+    trained: AbstractSet[str],
+    again: AbstractSet[str],
 ) -> tuple[list[Waiting], list[str]]:
     """What could be trained on now, and what was skipped, failed too often or cannot be read.
 
@@ -222,7 +235,11 @@ def _waiting(
     since = {entry.key: entry.opened_at for entry in readable}
     failures = failed_attempts(instance, job_name, order, since, trained_keys, shrinking=True)
     failed = [key for key in since if failures.get(key, 0) >= MAX_FAILURES]
-    waiting = [replace(entry, failed=failures.get(entry.key, 0)) for entry in readable if entry.key not in failed]
+    waiting = [
+        replace(entry, failed=failures.get(entry.key, 0), again=entry.key in again)
+        for entry in readable
+        if entry.key not in failed
+    ]
     return waiting, [*failed, *skipped, *broken]
 
 
@@ -259,5 +276,5 @@ def _request(run: TrainingRun) -> dg.RunRequest:
             PRIORITY_TAG: PRIORITY_TAGS[run.priority],
             "gpu_assets/rows": str(run.rows),
         },
-        run_config={"ops": {"checkpoints": {"config": {"datasets": list(run.keys)}}}},
+        run_config={"ops": {"checkpoints": {"config": {"datasets": list(run.keys), **run.asked}}}},
     )

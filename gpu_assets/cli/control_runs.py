@@ -106,7 +106,9 @@ class Control:
         """Give the pool its slot back; the training sensor starts the run."""
         hold = what_holds_training(self._instance, TRAIN_JOB, self._pool)
         if hold is None:
-            return Done("resume", "nothing holds training; `gpu-assets queue list` shows what waits", found=False)
+            full_disk = what_the_disk_lacks(self._instance, TRAIN_JOB, self._platform)
+            why = full_disk or "nothing holds training; `gpu-assets queue list` shows what waits"
+            return Done("resume", why, found=False)
         if hold.state == "paused":
             self._instance.event_log_storage.set_concurrency_slots(self._pool, 1)
         record_asked(self._instance, "resume", reason)

@@ -73,6 +73,7 @@ def build(routing: Routing) -> list[dg.AssetsDefinition]:
                 datasets,
                 from_weights=_champion(platform.workspace) if config.parent == "champion" else None,
                 retrain=config.retrain,
+                asked=config.asked,
                 report=context.log.info,
             )
         except PlatformError as error:

@@ -24,3 +24,8 @@ class TrainingConfig(dg.Config):
     retrain: bool = Field(
         default=False, description="Train also on datasets that a checkpoint of the line was trained on already."
     )
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is not the default, the datasets apart: what a run that goes on from this one's resume point asks."""
+        return self.model_dump(exclude={"datasets"}, exclude_defaults=True)

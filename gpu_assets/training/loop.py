@@ -71,8 +71,8 @@ def train(
 ) -> TrainingOutcome:
     """Carry out a plan in its work folder, from its newest usable resume point if it has one.
 
-    A signal to end lets the model be loaded, or the step that runs end and saves a resume point, first. Every process
-    of a plan for several carries it out, and the first of them writes.
+    A signal to end lets the model be loaded, or the step that runs end, or the outcome be written, and saves a resume
+    point, first. Every process of a plan for several carries it out, and the first of them writes.
 
     Args:
         work: holds the resume points while training and the trained model afterwards.
@@ -105,17 +105,21 @@ def train(
     if resumed_from is not None:
         report(f"going on from the resume point at step {resumed_from} of {len(steps)}")
     keeper.require_room(made.run)
-    with meter_of(plan, made.run, observers) as meter:
-        while (divergence := _run_steps(made.run, plan, keeper, meter)) is not None:
-            _require_try_left(divergence, made.run.progress, plan)
-            before = made.run.progress.state_dict()
-            if made.load(keeper, scheduled_only=True) is None:
-                made.again()
-            _go_on_lower(divergence, before, made.run, keeper)
-    run = made.run
-    _check_every_row_seen(run.progress, plan.hyperparams.num_epochs)
-    keeper.require_room_for_outcome(run)
-    return replace(_finish(run, plan, work, resumed_from, meter), masks=masks.to_json())
+    with Interrupts(alone=is_alone(made.run.accelerator)) as interrupts:
+        with meter_of(plan, made.run, observers) as meter:
+            while (divergence := _run_steps(made.run, plan, keeper, meter, interrupts)) is not None:
+                _require_try_left(divergence, made.run.progress, plan)
+                before = made.run.progress.state_dict()
+                if made.load(keeper, scheduled_only=True) is None:
+                    made.again()
+                _go_on_lower(divergence, before, made.run, keeper)
+        run = made.run
+        _check_every_row_seen(run.progress, plan.hyperparams.num_epochs)
+        keeper.require_room_for_outcome(run)
+        outcome = _finish(run, plan, work, resumed_from, meter)
+        if any_says(run.accelerator, interrupts.requested):
+            _end_as_asked(run, keeper, interrupts)
+    return replace(outcome, masks=masks.to_json())
 
 
 class _Made:
@@ -182,14 +186,14 @@ def first_epoch(steps: Sequence[Sequence[Batch]], num_sequences: int) -> Iterato
         yield batch
 
 
-def _run_steps(run: Run, plan: TrainingPlan, keeper: Keeper, meter: Meter) -> Divergence | None:
+def _run_steps(run: Run, plan: TrainingPlan, keeper: Keeper, meter: Meter, interrupts: Interrupts) -> Divergence | None:
     """Train to the end of the plan, or to what went wrong, which is undone by whoever called."""
     progress, hyperparams, total = run.progress, plan.hyperparams, len(run.steps)
     begun, reported = time.monotonic() - progress.seconds, time.monotonic()
     accelerator = run.accelerator
     silent = None if accelerator.is_main_process else True  # None: where there is no terminal
     bar = tqdm(total=total, initial=progress.step, desc="training", unit="step", disable=silent)
-    with bar, Interrupts(alone=is_alone(accelerator)) as interrupts:
+    with bar:
         while progress.step < total:
             rate = learning_rate(progress.step, total, hyperparams, optimizer_steps=progress.optimizer_steps)
             rate *= rate_factor(progress.rollbacks)
@@ -207,15 +211,25 @@ def _run_steps(run: Run, plan: TrainingPlan, keeper: Keeper, meter: Meter) -> Di
                 reported = time.monotonic()
                 keeper.report(f"step {progress.step} of {total}, loss {loss:.4f}")
             asked = any_says(accelerator, interrupts.requested)
-            due = asked or keeper.is_due(progress.step, total)
-            if (due or progress.step == total) and not weights_are_finite(run):
+            scheduled = keeper.is_due(progress.step, total)
+            judged = scheduled or progress.step == total  # whether asked or not: where a signal falls decides nothing
+            finite = not (asked or judged) or weights_are_finite(run)
+            if judged and not finite:
                 return Divergence(progress.step, "weights", math.nan)
-            if due:
-                keeper.save(run)
             if asked:
-                keeper.report(f"asked to end: stopped after step {progress.step} of {total}, with a resume point there")
-                interrupts.deliver()
+                _end_as_asked(run, keeper, interrupts, finite=finite)
+            if scheduled:
+                keeper.save(run)
     return None
+
+
+def _end_as_asked(run: Run, keeper: Keeper, interrupts: Interrupts, *, finite: bool = True) -> None:
+    """Leave a resume point at the run's step, unless its weights are not finite, and hand the signal on."""
+    if finite:
+        keeper.save(run)
+    kept = "with a resume point there" if finite else "whose weights are not finite and were not saved"
+    keeper.report(f"asked to end: stopped after step {run.progress.step} of {len(run.steps)}, {kept}")
+    interrupts.deliver()
 
 
 def _require_try_left(divergence: Divergence, progress: Progress, plan: TrainingPlan) -> None:

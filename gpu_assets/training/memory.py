@@ -264,12 +264,8 @@ def _single(setup: Setup, budget: int) -> Iterator[Advice]:
     hyperparams = setup.hyperparams
     tokens = _most_tokens_that_fit(setup, budget)
     if tokens is not None:
-        times = -(-setup.most_tokens // tokens)
-        yield Advice(
-            f"hyperparams.max_batch_tokens to {tokens} instead of {hyperparams.max_batch_tokens}, and "
-            f"gradient_accumulation to {hyperparams.gradient_accumulation * times} for steps of the same size",
-            plan_memory(setup, tokens).total,
-        )
+        change = _smaller_batches(setup, tokens)
+        yield Advice(f"hyperparams.{change.words}", plan_memory(setup, tokens).total)
     optimizers = ("adamw_8bit", "paged_adamw_8bit") if setup.device == "cuda" and not hyperparams.lora.rank else ()
     for change in (*_checkpointing(hyperparams), *_other_changes(setup, optimizers)):
         if _are_accepted(hyperparams, change.fields):
@@ -299,14 +295,23 @@ class _Change(NamedTuple):
 
 def _changes(setup: Setup) -> list[_Change]:
     """What can be changed together; what costs least is first."""
-    length = setup.hyperparams.max_length
     optimizers = ["adamw"] if setup.hyperparams.optimizer.type == "muon" else []
     optimizers += ["paged_adamw_8bit"] if setup.device == "cuda" else []
     return [
         *_checkpointing(setup.hyperparams),
-        _Change(f"max_batch_tokens to {length}", {"max_batch_tokens": length}),
+        _smaller_batches(setup, setup.hyperparams.max_length),
         *_other_changes(setup, optimizers),
     ]
+
+
+def _smaller_batches(setup: Setup, tokens: int) -> _Change:
+    hyperparams = setup.hyperparams
+    accumulated = hyperparams.gradient_accumulation * -(-setup.most_tokens // tokens)
+    steps = "steps become smaller"
+    if _are_accepted(hyperparams, {"gradient_accumulation": accumulated}):
+        steps = f"gradient_accumulation to {accumulated} for steps of the same size"
+    words = f"max_batch_tokens to {tokens} instead of {hyperparams.max_batch_tokens} ({steps})"
+    return _Change(words, {"max_batch_tokens": tokens})
 
 
 def _checkpointing(hyperparams: Hyperparams) -> Iterator[_Change]:

@@ -132,7 +132,11 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors of a value; a quantized one is made of several."""
+    """The tensors of a value; a quantized one is made of several, and some libraries put several under one name."""
+    if isinstance(value, Mapping):
+        for part in value.values():
+            yield from _plain(part)
+        return
     if not isinstance(value, torch.Tensor):
         return
     if type(value) is torch.Tensor:

@@ -27,16 +27,17 @@ class PagedStates(torch.optim.Optimizer):
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as plain tensors: the mark of being paged is of this process's memory only."""
+        """The state as plain tensors, by name: the mark of being paged is of this process's memory only."""
         state = super().state_dict()
         plain = {
-            index: {name: value.detach() if name in PAGED_STATES else value for name, value in values.items()}
+            index: {name: value.detach() if name in PAGED_STATES else value for name, value in _flat(values).items()}
             for index, values in state["state"].items()
         }
         return {**state, "state": plain}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], **options: Any) -> None:
-        saved, held = state_dict["state"], {parameter: dict(values) for parameter, values in self.state.items()}
+        saved = {index: _flat(values) for index, values in state_dict["state"].items()}
+        held = {parameter: dict(values) for parameter, values in self.state.items()}
         rest = {
             index: {name: value for name, value in values.items() if name not in PAGED_STATES}
             for index, values in saved.items()
@@ -83,6 +84,14 @@ def rounded_stochastically(values: torch.Tensor) -> torch.Tensor:
     noise = torch.randint_like(bits, 1 << DISCARDED)
     rounded = ((bits + noise) >> DISCARDED << DISCARDED).view(torch.float32)
     return torch.where(values.isfinite(), rounded, values).to(torch.bfloat16)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's state by name; the library puts what is quantized one level deeper, out of FSDP's sight."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(value if isinstance(value, Mapping) else {name: value})
+    return flat
 
 
 def _cut(state: Mapping[str, Any], part: slice) -> Iterator[tuple[str, Any]]:

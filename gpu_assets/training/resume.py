@@ -77,6 +77,7 @@ def load_resume_point(
     Returns:
         The step at which it stands, or None if there is none.
     """
+    discarded = False
     for folder in resume_points(work):
         if _step(folder) % every:
             _remove(folder)
@@ -85,9 +86,12 @@ def load_resume_point(
             _check(folder)
         except ArtifactInvalid as error:
             discard_resume_point(folder, str(error), report)
+            discarded = True
             continue
         load(folder)
         return _step(folder)
+    if discarded:
+        report("no usable resume point is left: training begins at the start")
     return None
 
 

@@ -1,8 +1,10 @@
 """One training run: which datasets, from where, through the loop, to one published checkpoint."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from gpu_assets.base_model.records import BaseModel, RendererRecord
 from gpu_assets.errors import ArtifactInvalid, DatasetInvalid, TrainingDiverged
@@ -43,6 +45,7 @@ def run_training(
     *,
     from_weights: str | None = None,
     retrain: bool = False,
+    asked: Mapping[str, Any] | None = None,
     report: Callable[[str], None],
 ) -> TrainingResult:
     """Train on the datasets that no checkpoint of the line was trained on yet, into one checkpoint.
@@ -53,6 +56,7 @@ def run_training(
         datasets: validated datasets, in the order in which their rows are laid out.
         from_weights: the checkpoint to go on from; None is the head of the line.
         retrain: also train on datasets that were trained on before.
+        asked: what of the run's config is not the default; kept with the plan, for whoever lets it go on.
 
     Raises:
         SettingsError: if this is one of several processes of a distributed start, or `from_weights` is no
@@ -94,7 +98,8 @@ def run_training(
             replay=plan_replay(workspace, line, parent, todo, hyperparams, renderer, report),
             optimizer_state=optimizer_state,
         )
-        checkpoint = _carry_out(plan, workspace, int(settings.storage.min_free_gb * GB), lock, report)
+        work = work_folder(plan, workspace, asked)
+        checkpoint = _carry_out(plan, work, workspace, int(settings.storage.min_free_gb * GB), lock, report)
     return TrainingResult(done | {d.key: checkpoint for d in todo}, trained=tuple(d.key for d in todo))
 
 
@@ -114,14 +119,13 @@ def _renderer_of(parent: Parent, profile: Profile) -> Renderer:
 
 
 def _carry_out(
-    plan: TrainingPlan, workspace: Workspace, min_free_bytes: int, lock: int, report: Callable[[str], None]
+    plan: TrainingPlan, work: Path, workspace: Workspace, min_free_bytes: int, lock: int, report: Callable[[str], None]
 ) -> Checkpoint:
     replayed = sum(rows.rows for rows in plan.replay)
     report(
         f"training on {plan.rows} rows of {len(plan.datasets)} datasets and {replayed} replayed rows of "
         f"{len(plan.replay)} earlier ones, from {plan.parent.name}"
     )
-    work = work_folder(plan, workspace)
     if not resume_points(work):
         for sentence in resume_points_elsewhere(plan, workspace):
             report(sentence)
@@ -131,7 +135,8 @@ def _carry_out(
     except TrainingDiverged:
         shutil.rmtree(work)
         raise
-    checkpoint = publish_checkpoint(plan, outcome, workspace)
+    with Interrupts():  # The outcome would be written again, from the last scheduled resume point on.
+        checkpoint = publish_checkpoint(plan, outcome, workspace)
     discard_void(workspace)
     return checkpoint
 

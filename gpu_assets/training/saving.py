@@ -1,5 +1,6 @@
 """A run's state to its work folder and back. Torch code: import inside the function that needs it."""
 
+import logging
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ UNREADABLE = (
     *(RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError),
 )
 """How torch, safetensors and pickle say that a state is not one of this run: what is in it decides which."""
+
+
+logging.getLogger("accelerate.utils.other").addFilter(lambda record: "Removed shared tensor" not in record.getMessage())
+"""Tied weights are the usual case: a warning at each save would drown others."""
 
 
 class ResumePointUnusable(ArtifactInvalid):

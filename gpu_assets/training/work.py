@@ -8,17 +8,20 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import lock_descriptor
 
+from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.training.line import head_of, line_of, list_checkpoints
 from gpu_assets.training.records import Checkpoint, Numerics, TrainingPlan
 from gpu_assets.training.resume import resume_points
 from resources.artifacts import write_json
+from resources.deployed import read_deployed
 from resources.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,21 @@ LOCK_FILE = "training.lock"
 OPTIMIZERS = "optimizers"
 PLAN_FILE = "plan.json"
 POLL_INTERVAL_S = 1.0
+ASKED = "asked"
+"""Of a plan's file: what of the config of its run was not the default."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A plan that was stopped: its datasets in its order, and what its run's config must say for it to go on."""
+
+    datasets: tuple[str, ...]
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trains_again(self) -> bool:
+        """Whether it trains also on what a checkpoint of the line was trained on already."""
+        return bool(self.asked.get("retrain"))
 
 
 @contextmanager
@@ -50,11 +68,11 @@ def line_held(workspace: Workspace, report: Callable[[str], None]) -> Iterator[i
         os.close(descriptor)
 
 
-def work_folder(plan: TrainingPlan, workspace: Workspace) -> Path:
-    """The folder of a plan's resume points; it is made, and the plan is written into it."""
+def work_folder(plan: TrainingPlan, workspace: Workspace, asked: Mapping[str, Any] | None = None) -> Path:
+    """The folder of a plan's resume points; it is made, and the plan is written into it, and what was asked for it."""
     folder = workspace.training / plan.plan_id[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / PLAN_FILE, plan.to_json())
+    write_json(folder / PLAN_FILE, {**plan.to_json(), ASKED: dict(asked or {})})
     return folder
 
 
@@ -68,29 +86,31 @@ def resume_points_elsewhere(plan: TrainingPlan, workspace: Workspace) -> list[st
     ]
 
 
-def unfinished_datasets(workspace: Workspace, base_weights: str) -> list[str]:
-    """The datasets of a plan whose resume point can be gone on from, in its order; empty if there is none.
+def find_unfinished(workspace: Workspace, base_weights: str) -> Unfinished | None:
+    """The plan worked on last, in the base model's line, whose resume point can be gone on from; None if there is none.
 
-    A plan from another parent than the head of the base model's line is void: its weights would not follow.
+    A plan from which the line does not go on is void: its weights would not follow.
     """
     stopped = [plan for folder, plan in _plans(workspace) if resume_points(folder)]
     if not stopped:
-        return []
-    head = head_of(base_weights, list_checkpoints(workspace))
+        return None
+    line = line_of(base_weights, list_checkpoints(workspace))
+    parents = {base_weights, *(checkpoint.weights_sha256 for checkpoint in line)}
+    champion = _champion(workspace)
     for plan in stopped:
-        if plan["parent"]["weights_sha256"] == head:
-            return [dataset["key"] for dataset in plan["datasets"]]
-    return []
+        if plan["parent"]["weights_sha256"] in parents and _goes_on(plan, line, champion):
+            return Unfinished(tuple(dataset["key"] for dataset in plan["datasets"]), plan.get(ASKED, {}))
+    return None
 
 
 def discard_void(workspace: Workspace) -> None:
     """Remove the work folders of plans from which no line goes on; call it with the line held.
 
-    A plan is void when its parent has a successor: so the plan that was just published is, and every other
-    from the same parent. One that waits in the line of another base model stays.
+    A plan is void when it was published, or its parent has a successor; where it was asked to go on from the champion,
+    when that is another model now. One that waits in the line of another base model stays.
     """
-    published = list_checkpoints(workspace)
-    kept = {folder for folder, plan in _plans(workspace) if _goes_on(plan, published)}
+    published, champion = list_checkpoints(workspace), _champion(workspace)
+    kept = {folder for folder, plan in _plans(workspace) if _goes_on(plan, published, champion)}
     for folder in workspace.training.iterdir():
         if folder.is_dir() and folder.name != OPTIMIZERS and folder not in kept:
             shutil.rmtree(folder)
@@ -103,12 +123,26 @@ def discard_torn(workspace: Workspace) -> None:
             shutil.rmtree(torn)
 
 
-def _goes_on(plan: dict[str, Any], published: Sequence[Checkpoint]) -> bool:
+def _goes_on(plan: Mapping[str, Any], published: Sequence[Checkpoint], champion: str | None) -> bool:
+    if plan["plan_id"] in {checkpoint.manifest.get("plan_id") for checkpoint in published}:
+        return False
     parent = plan["parent"]["weights_sha256"]
+    if plan.get(ASKED, {}).get("parent") == "champion":
+        return bool(parent == champion)
     if plan["parent"]["kind"] == "base_model":
         return not line_of(parent, published)
     bases = [checkpoint.base_weights_sha256 for checkpoint in published if checkpoint.weights_sha256 == parent]
     return any(head_of(base, published) == parent for base in bases)
+
+
+def _champion(workspace: Workspace) -> str | None:
+    """The weights that are recorded as deployed; None where the record cannot be read, which deployments say."""
+    try:
+        deployed = read_deployed(workspace)
+    except ArtifactInvalid as error:
+        logger.error("no plan goes on from the champion: %s", error)
+        return None
+    return None if deployed is None else deployed.get("weights_sha256")
 
 
 def _plans(workspace: Workspace) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -45,7 +45,8 @@ def work_in(folder: Path) -> int:
 
 def _train(job: Job, *, is_first: bool) -> None:
     if is_first:
-        # Noted only while there are steps, of which the next saves a resume point; so it is sent again and again.
+        # Noted only while there are steps and while the outcome is written, which end with a resume point then; so it
+        # is sent again and again.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         tell("pid", os.getpid())

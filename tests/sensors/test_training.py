@@ -13,6 +13,7 @@ from gpu_assets.base_model.present import base_model_folder
 from gpu_assets.datasets.records import reopen
 from gpu_assets.settings import Settings
 from gpu_assets.training.resume import save_resume_point
+from gpu_assets.training.work import Unfinished
 from resources.platform import Platform
 from resources.workspace import PRIORITIES, Workspace
 from sensors.training import Waiting, build_training_sensor, plan_training
@@ -105,7 +106,7 @@ def test_an_unfinished_plan_is_given_up_when_its_datasets_need_runs_of_their_own
     keys: str, failed: int, goes_on: bool
 ) -> None:
     waiting = [Waiting("first", 1, "high"), *(Waiting(key, 1, "normal", failed) for key in keys)]
-    run = plan_training(waiting, ["first", "a", "b"], 10, unfinished=tuple(keys))
+    run = plan_training(waiting, ["first", "a", "b"], 10, Unfinished(tuple(keys)))
     assert run is not None and run.keys == (tuple(keys) if goes_on else ("first",))
 
 
@@ -115,15 +116,26 @@ def test_an_unfinished_plan_goes_first_alone_and_in_its_own_order(situation, dat
     if not waiting:
         return
     unfinished = data.draw(st.lists(st.sampled_from([entry.key for entry in waiting]), unique=True, min_size=1))
-    run = plan_training(waiting, order, budget, unfinished)
+    run = plan_training(waiting, order, budget, Unfinished(tuple(unfinished), {"parent": "champion"}))
     assert run is not None
     assert list(run.keys) == unfinished
+    assert run.asked == {"parent": "champion"}
 
 
 def test_an_unfinished_plan_of_which_a_dataset_no_longer_waits_is_given_up() -> None:
     waiting = [Waiting("a", 1, "normal"), Waiting("b", 1, "normal")]
-    run = plan_training(waiting, ["a", "b", "c"], 10, unfinished=["c", "b"])
+    run = plan_training(waiting, ["a", "b", "c"], 10, Unfinished(("c", "b"), {"hyperparams": {"seed": 1}}))
     assert run is not None and run.keys == ("a", "b")
+    assert run.asked == {}
+
+
+@pytest.mark.parametrize(("failed", "keys"), [(0, ("b", "a")), (2, ("new",))])
+def test_what_is_trained_again_waits_for_the_unfinished_plan_alone(failed: int, keys: tuple[str, ...]) -> None:
+    waiting = [Waiting("a", 1, "high", failed, again=True), Waiting("b", 1, "high", failed, again=True)]
+    unfinished = Unfinished(("b", "a"), {"retrain": True})
+    run = plan_training([*waiting, Waiting("new", 1, "low")], ["a", "b", "new"], 10, unfinished)
+    assert run is not None and run.keys == keys
+    assert run.asked == ({} if failed else {"retrain": True})
 
 
 def test_a_dataset_larger_than_the_budget_is_trained_alone() -> None:
@@ -147,6 +159,19 @@ def put_base_model(settings: Settings, workspace: Workspace, weights: str) -> No
     folder = base_model_folder(settings, workspace)
     folder.mkdir(exist_ok=True)
     (folder / "manifest.json").write_text(json.dumps({"kind": "base_model", "weights_sha256": weights}))
+
+
+def leave_unfinished(workspace: Workspace, *keys: str, asked: dict[str, object] | None = None) -> None:
+    """What a plan from the base model leaves that was stopped at a resume point."""
+    plan = {
+        "plan_id": "plan",
+        "parent": {"kind": "base_model", "weights_sha256": BASE},
+        "datasets": [{"key": key} for key in keys],
+        "asked": asked or {},
+    }
+    work = workspace.training / "plan"
+    save_resume_point(work, 4, lambda folder: (folder / "model.safetensors").write_text("half trained") and None)
+    (work / "plan.json").write_text(json.dumps(plan))
 
 
 @pytest.fixture
@@ -259,12 +284,25 @@ def test_a_plan_with_a_resume_point_is_requested_again_though_more_urgent_files_
     tick: Tick, validated, workspace: Workspace
 ) -> None:
     validated("a", "b", "c")
-    plan = {"parent": {"kind": "base_model", "weights_sha256": BASE}, "datasets": [{"key": "c"}, {"key": "a"}]}
-    work = workspace.training / "plan"
-    save_resume_point(work, 4, lambda folder: (folder / "model.safetensors").write_text("half trained") and None)
-    (work / "plan.json").write_text(json.dumps(plan))
+    leave_unfinished(workspace, "c", "a")
     validated("urgent", priority="high")
     assert requested(tick()) == ["c", "a"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"hyperparams": {"learning_rate": 1e-4}}, {"retrain": True}, {"retrain": True, "hyperparams": {"seed": 2}}],
+)
+def test_a_run_that_was_started_by_hand_is_requested_again_with_its_config(
+    tick: Tick, validated, workspace: Workspace, instance: dg.DagsterInstance, asked: dict[str, object]
+) -> None:
+    validated("a", "b")
+    if "retrain" in asked:
+        record(instance, "checkpoints", "a", "b", base_weights_sha256=BASE)
+    leave_unfinished(workspace, "b", "a", asked=asked)
+    result = tick()
+    assert isinstance(result, dg.RunRequest)
+    assert result.run_config == {"ops": {"checkpoints": {"config": {"datasets": ["b", "a"], **asked}}}}
 
 
 def test_a_checkpoint_that_was_wiped_is_trained_again(tick: Tick, validated, instance) -> None:

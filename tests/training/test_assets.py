@@ -1,5 +1,6 @@
 """The asset `checkpoints` on real rows: what its run config changes, and what its metadata says."""
 
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -58,6 +59,19 @@ def test_hyperparams_of_the_run_decide_its_checkpoint_and_are_in_its_manifest(
     used = checkpoint.manifest["hyperparams"]
     assert (checkpoint.step, used["batch_size"], used["optimizer"]["adamw"]["beta2"]) == (4, 16, 0.9)
     assert used["optimizer"]["adamw"]["beta1"] == platform.settings.hyperparams.optimizer.adamw.beta1
+
+
+def test_what_a_run_was_asked_stays_with_its_plan_until_it_is_done(
+    run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gpu_assets.training.loop.optimizer_step", crash)
+        assert not run(FEW_STEPS).success
+    (plan,) = workspace.training.glob("*/plan.json")
+    assert json.loads(plan.read_text())["asked"] == {"hyperparams": FEW_STEPS}
 
 
 @pytest.mark.parametrize(

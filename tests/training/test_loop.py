@@ -185,6 +185,7 @@ def test_where_no_resume_point_can_be_used_training_begins_at_the_start_and_ends
     assert [sentence.split(" cannot")[0] for sentence in said] == [
         "the resume point resume-6",
         "the resume point resume-4",
+        "no usable resume point is left: training begins at the start",
     ]
     assert weights_sha256(outcome.model_folder) == weights_sha256(expected.model_folder)
 

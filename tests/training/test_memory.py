@@ -131,10 +131,15 @@ def test_a_refusal_names_each_setting_that_is_enough_alone_and_how_far_to_change
 def test_where_no_setting_is_enough_alone_the_fewest_together_are_named() -> None:
     (advice,) = advise(make_setup("qwen3-4b"), 24 * GB)
     assert advice.change == (
-        "hyperparams.max_batch_tokens to 512 and hyperparams.optimizer.type to paged_adamw_8bit and "
-        "hyperparams.weights_precision to bf16"
+        "hyperparams.max_batch_tokens to 512 instead of 16384 (gradient_accumulation to 32 for steps of the same size) "
+        "and hyperparams.optimizer.type to paged_adamw_8bit and hyperparams.weights_precision to bf16"
     )
     assert advice.total <= 24 * GB
+
+
+def test_what_would_be_accumulated_past_its_bound_is_not_advised() -> None:
+    (advice,) = advise(make_setup("qwen3-4b", gradient_accumulation=64), 24 * GB)
+    assert "(steps become smaller)" in advice.change and "gradient_accumulation" not in advice.change
 
 
 def test_lora_is_named_only_where_all_weights_cannot_be_trained() -> None:

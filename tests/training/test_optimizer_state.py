@@ -86,6 +86,14 @@ def with_numbers_that_are_none(folder: Path) -> None:
     as_written(folder)
 
 
+def with_nested_numbers_that_are_none(folder: Path) -> None:
+    """As bitsandbytes nests what is quantized, and an 8-bit optimizer of it saved before it was laid out by name."""
+    state = torch.load(folder / "optimizer.bin", weights_only=True)
+    state["state"][1]["nested"] = {"absmax1": torch.tensor([1.0, float("nan")])}
+    torch.save(state, folder / "optimizer.bin")
+    as_written(folder)
+
+
 def cut_short_as_written(folder: Path) -> None:
     cut_short(folder)
     as_written(folder)
@@ -104,6 +112,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "cut short": (cut_short, "optimizer.bin is not what was written"),
     "cut short before it was hashed": (cut_short_as_written, "optimizer.bin is no optimizer's state"),
     "not finite": (with_numbers_that_are_none, "exp_avg of parameter 0 in .* is not finite"),
+    "not finite one level deeper": (with_nested_numbers_that_are_none, "nested of parameter 1 in .* is not finite"),
     "torn facts": (with_torn_facts, "optimizer.json cannot be read"),
     "a missing file": (lambda folder: (folder / "optimizer.bin").unlink(), "optimizer.bin is missing"),
     "a torn manifest": (lambda folder: (folder / "manifest.json").write_text("{") and None, "is not JSON"),

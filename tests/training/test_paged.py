@@ -1,7 +1,8 @@
 """States that stay paged and bf16 updates that are not lost, with a stand-in for bitsandbytes' optimizer on a CPU.
 
-The stand-in keeps to what the library's does: states made at the first step, marked where they are paged, a step that
-updates one parameter after the other, and loading that makes ordinary tensors of all.
+The stand-in keeps to what the library's of the allowed versions does: states made at the first step, marked where they
+are paged, a step that updates one parameter after the other, a `state_dict` that has quantized states one level deeper,
+and loading that takes both forms and makes ordinary tensors of all.
 """
 
 import io
@@ -20,6 +21,8 @@ from gpu_assets.training.paged import BLOCK, rounded_stochastically
 
 RATE = 1e-4
 LARGE = (40, 2 * BLOCK)
+WRAPPED = "__bnb_optimizer_quant_state__"
+QUANTIZED = ("state1", "absmax1")
 
 
 class StandIn(torch.optim.Optimizer):
@@ -36,9 +39,21 @@ class StandIn(torch.optim.Optimizer):
             self.buffers += 1
         return buffer
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        wrapped = {
+            index: {
+                **{name: value for name, value in values.items() if name not in QUANTIZED},
+                WRAPPED: {name: values[name] for name in QUANTIZED},
+            }
+            for index, values in state["state"].items()
+        }
+        return {**state, "state": wrapped}
+
+    def load_state_dict(self, state_dict: dict[str, Any], move_to_device: bool = True) -> None:
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         for index, values in deepcopy(state_dict)["state"].items():
+            values.update(values.pop(WRAPPED, {}))
             self.state[parameters[index]] = values
 
     def update_step(self, group: dict[str, Any], p: torch.Tensor, gindex: int, pindex: int) -> None:
@@ -89,6 +104,7 @@ def test_a_loaded_state_is_paged_where_the_optimizer_pages_it() -> None:
     take_steps(parameters, optimizer, 3)
     state = saved(optimizer)
     assert not any(hasattr(values["state1"], "is_paged") for values in state["state"].values())
+    assert all(values.keys() == {"step", *QUANTIZED} for values in state["state"].values())
     others, other = made(torch.float32)
     other.load_state_dict(state)
     large, small = (other.state[parameter] for parameter in others)
@@ -97,6 +113,17 @@ def test_a_loaded_state_is_paged_where_the_optimizer_pages_it() -> None:
         assert other.state[copy]["step"] == 3
         for name in ("state1", "absmax1"):
             assert torch.equal(other.state[copy][name], optimizer.state[parameter][name])
+
+
+def test_a_state_that_was_saved_as_the_library_nests_it_is_paged_too() -> None:
+    parameters, optimizer = made(torch.float32)
+    take_steps(parameters, optimizer, 2)
+    nested = deepcopy(StandIn.state_dict(optimizer))
+    assert nested["state"][0].keys() == {"step", WRAPPED}
+    others, other = made(torch.float32)
+    other.load_state_dict(nested)
+    assert other.state[others[0]]["state1"].is_paged
+    assert torch.equal(other.state[others[0]]["state1"], optimizer.state[parameters[0]]["state1"])
 
 
 def test_a_state_that_is_loaded_again_takes_no_more_memory() -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -151,6 +152,32 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_published(
     assert (rollback["step"], rollback["cause"]) == (breaks_in, "weights")
 
 
+@pytest.mark.parametrize("asked_in", [6, 7, 8])
+def test_where_a_signal_falls_decides_nothing_of_a_rollback(
+    make_plan: PlanFactory, folder, monkeypatch: pytest.MonkeyPatch, changed, interrupted, asked_in: int
+) -> None:
+    """Weights break in step 6, which the next scheduled resume point, at 8, finds."""
+    monkeypatch.setattr(loop, "weights_are_finite", lambda run: run.progress.step < 6 or run.progress.rollbacks)
+    plan, work, said, asks = make_plan(), folder(), [], []
+
+    def ask(step: int, before: int, seen: tuple[float, float]) -> tuple[float, float]:
+        if asks and step == asked_in:
+            os.kill(os.getpid(), asks.pop())
+        return seen
+
+    changed(ask)
+    expected, undisturbed = outcome_of(plan, folder())
+    asks.append(signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        train(plan, work, None, said.append)
+    found, outcome = outcome_of(plan, work)
+    assert found == expected
+    assert outcome.rollbacks == undisturbed.rollbacks
+    assert (outcome.rollbacks[0]["step"], outcome.rollbacks[0]["to_step"]) == (8, 4)
+    wanted = f"stopped after step {asked_in} of 15, whose weights are not finite and were not saved"
+    assert any(wanted in sentence for sentence in said) is (asked_in < 8)
+
+
 def _goes_wrong_where_the_rate_is_high(step: int, rate: float, seen: tuple[float, float]) -> tuple[float, float]:
     return (float("nan"), 1.0) if step == 7 and rate > 6e-4 else seen
 
@@ -222,6 +249,27 @@ def test_a_run_that_is_asked_to_end_ends_after_its_step_with_a_resume_point_and_
     assert outcome.resumed_from_step == 6
     assert found == expected
     assert outcome.times_seen == (1, 1)
+
+
+@pytest.mark.parametrize("where", ["weights_are_finite", "save_model"])
+def test_a_signal_after_the_last_step_leaves_a_resume_point_there(
+    make_plan: PlanFactory, folder, monkeypatch: pytest.MonkeyPatch, interrupted, where: str
+) -> None:
+    plan, work, real = make_plan(save_steps=10), folder(), getattr(loop, where)
+    expected, _ = outcome_of(plan, folder())
+
+    def asked_after(*arguments: Any) -> Any:
+        result = real(*arguments)
+        if where == "save_model" or arguments[0].progress.step == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, where, asked_after)
+        train(plan, work, None, quiet)
+    found, outcome = outcome_of(plan, work)
+    assert outcome.resumed_from_step == 15
+    assert found == expected
 
 
 # Memory

@@ -1,12 +1,14 @@
 """A training run: what is trained already is left, all else becomes one checkpoint."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -17,12 +19,14 @@ from gpu_assets.datasets.validated import ROWS_FILE, VALIDATED_FOLDER, VALIDATED
 from gpu_assets.errors import DatasetInvalid, SettingsError, TrainingDiverged
 from gpu_assets.settings import PROJECT_ROOT, Settings
 from gpu_assets.training import loop, numerics
+from gpu_assets.training import run as module
 from gpu_assets.training.line import list_checkpoints
 from gpu_assets.training.publish import REPLAY_FILE
-from gpu_assets.training.records import TrainingDataset
+from gpu_assets.training.records import Checkpoint, TrainingDataset
 from gpu_assets.training.run import TrainingResult, require_rows, run_training
-from gpu_assets.training.work import line_held
+from gpu_assets.training.work import Unfinished, find_unfinished, line_held
 from resources.artifacts import MANIFEST_FILE, write_json
+from resources.deployed import write_deployed
 from resources.platform import Platform
 from resources.workspace import Workspace
 from tests.conftest import free_ports
@@ -195,6 +199,48 @@ def test_on_another_device_training_begins_at_the_start_and_says_why(
     assert checkpoint.manifest["times_seen"] == [1, 1]
     assert sum("made with cpu, fp32, padded; this run computes with cpu, fp32, packed" in line for line in said) == 1
     assert not any(workspace.training.glob("*/resume-*"))
+
+
+def test_a_run_from_the_champion_that_was_stopped_goes_on_from_its_resume_point(
+    run: Run, dataset, base: BaseModel, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = run(dataset(1)).by_dataset["rows-1"].weights_sha256
+    run(dataset(2))
+    write_deployed(workspace, {"weights_sha256": champion})
+    options = {"from_weights": champion, "asked": {"parent": "champion"}}
+    step = loop.optimizer_step
+
+    def stop_in_the_last(run_: Any, *args: Any, **kwargs: Any) -> tuple[float, float]:
+        if run_.progress.step == STEPS - 1:
+            raise KeyboardInterrupt
+        return step(run_, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "optimizer_step", stop_in_the_last)
+        run(dataset(3), **options)
+    unfinished = find_unfinished(workspace, base.weights_sha256)
+    assert unfinished == Unfinished(("rows-3",), {"parent": "champion"})
+    checkpoint = run(dataset(3), **options).by_dataset["rows-3"]
+    assert (checkpoint.parent_sha256, checkpoint.manifest["resumed_from_step"]) == (champion, 2)
+    assert find_unfinished(workspace, base.weights_sha256) is None
+    assert not any(workspace.training.glob("*/plan.json"))
+
+
+def test_a_signal_while_a_checkpoint_is_published_ends_the_run_after_that(
+    run: Run, dataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = module.publish_checkpoint
+
+    def asked_first(*arguments: Any) -> Checkpoint:
+        os.kill(os.getpid(), signal.SIGINT)
+        return publish(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "publish_checkpoint", asked_first)
+        run(dataset(1))
+    (checkpoint,) = list_checkpoints(workspace)
+    again = run(dataset(1))
+    assert (again.by_dataset, again.trained) == ({"rows-1": checkpoint}, ())
 
 
 def test_a_plan_that_diverged_leaves_no_resume_point_to_go_on_from(

@@ -1,5 +1,6 @@
 """Work folders: which plans go on, which are void, and that one process trains in a home."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,13 +17,16 @@ from gpu_assets.base_model.records import BaseModel
 from gpu_assets.training.line import list_checkpoints, parent_at
 from gpu_assets.training.records import Numerics, TrainingPlan
 from gpu_assets.training.work import (
+    Unfinished,
     discard_torn,
     discard_void,
+    find_unfinished,
     line_held,
     resume_points_elsewhere,
-    unfinished_datasets,
     work_folder,
 )
+from resources.artifacts import write_json
+from resources.deployed import write_deployed
 from resources.workspace import Workspace
 from tests.training.conftest import PlanFactory, leave_resume_point
 from tests.values import make_checkpoint
@@ -41,6 +46,11 @@ def stop(workspace: Workspace) -> Stop:
     return leave
 
 
+def unfinished(workspace: Workspace, base_weights: str) -> list[str]:
+    found = find_unfinished(workspace, base_weights)
+    return [] if found is None else list(found.datasets)
+
+
 def elsewhere(plan: TrainingPlan) -> TrainingPlan:
     return replace(plan, numerics=Numerics("cuda", "bf16", "packed"))
 
@@ -57,7 +67,7 @@ def test_a_plan_with_a_resume_point_is_unfinished(
     make_plan: PlanFactory, stop: Stop, base: BaseModel, workspace: Workspace
 ) -> None:
     stop(make_plan())
-    assert unfinished_datasets(workspace, base.weights_sha256) == ["rows-0"]
+    assert unfinished(workspace, base.weights_sha256) == ["rows-0"]
 
 
 def test_a_plan_without_a_complete_resume_point_is_not_waited_for(
@@ -65,7 +75,7 @@ def test_a_plan_without_a_complete_resume_point_is_not_waited_for(
 ) -> None:
     work_folder(make_plan(seed=1), workspace)
     (stop(make_plan()) / "resume-4" / "manifest.json").unlink()
-    assert unfinished_datasets(workspace, base.weights_sha256) == []
+    assert unfinished(workspace, base.weights_sha256) == []
 
 
 def test_a_plan_from_another_parent_than_the_head_is_void(
@@ -73,9 +83,9 @@ def test_a_plan_from_another_parent_than_the_head_is_void(
 ) -> None:
     stop(make_plan())
     make_checkpoint(workspace, 9, sequence=1, base=base.weights_sha256)
-    assert unfinished_datasets(workspace, base.weights_sha256) == []
+    assert unfinished(workspace, base.weights_sha256) == []
     stop(make_plan(parent=parent_at(base, list_checkpoints(workspace)), seed=1))
-    assert unfinished_datasets(workspace, base.weights_sha256) == ["rows-1"]
+    assert unfinished(workspace, base.weights_sha256) == ["rows-1"]
 
 
 def test_only_a_plan_in_the_line_of_the_present_base_model_is_unfinished(
@@ -83,8 +93,8 @@ def test_only_a_plan_in_the_line_of_the_present_base_model_is_unfinished(
 ) -> None:
     stop(make_plan())
     make_checkpoint(workspace, 9, sequence=1, base="another")
-    assert unfinished_datasets(workspace, "another") == []
-    assert unfinished_datasets(workspace, base.weights_sha256) == ["rows-0"]
+    assert unfinished(workspace, "another") == []
+    assert unfinished(workspace, base.weights_sha256) == ["rows-0"]
 
 
 def test_a_plan_that_cannot_be_read_is_said_in_the_log_and_stops_nothing(
@@ -94,7 +104,7 @@ def test_a_plan_that_cannot_be_read_is_said_in_the_log_and_stops_nothing(
     broken = workspace.training / "0" / "plan.json"
     broken.parent.mkdir()
     broken.write_text("{")
-    assert unfinished_datasets(workspace, base.weights_sha256) == ["rows-0"]
+    assert unfinished(workspace, base.weights_sha256) == ["rows-0"]
     assert str(broken) in caplog.text
 
 
@@ -113,6 +123,45 @@ def test_what_goes_on_stays_and_what_is_void_is_removed(
     discard_void(workspace)
     assert [folder.exists() for folder in (first_line, at_head, passed, torn)] == [True, True, False, False]
     assert (workspace.training / "optimizers" / "kept").is_dir()
+
+
+def test_a_plan_from_the_champion_goes_on_as_long_as_it_was_asked_for_and_the_model_is_served(
+    make_plan: PlanFactory, base: BaseModel, workspace: Workspace
+) -> None:
+    champion = make_checkpoint(workspace, 9, sequence=1, base=base.weights_sha256)
+    head = make_checkpoint(workspace, 18, sequence=2, base=base.weights_sha256)
+    plan = make_plan(parent=parent_at(base, list_checkpoints(workspace), champion.weights_sha256))
+    asked = {"parent": "champion", "hyperparams": {"learning_rate": 1e-4}}
+
+    def stop_and_discard(asked: dict[str, Any]) -> Unfinished | None:
+        leave_resume_point(work_folder(plan, workspace, asked), 4)
+        discard_void(workspace)
+        found = find_unfinished(workspace, base.weights_sha256)
+        assert work_folder(plan, workspace, asked).joinpath("resume-4").exists() is (found is not None)
+        return found
+
+    assert stop_and_discard(asked) is None
+    write_deployed(workspace, {"weights_sha256": champion.weights_sha256})
+    assert stop_and_discard(asked) == Unfinished(("rows-0",), asked)
+    assert find_unfinished(workspace, "another") is None
+    assert stop_and_discard({}) is None
+    write_deployed(workspace, {"weights_sha256": head.weights_sha256})
+    assert stop_and_discard(asked) is None
+
+
+def test_a_plan_from_the_champion_that_was_published_is_void(
+    make_plan: PlanFactory, base: BaseModel, workspace: Workspace
+) -> None:
+    champion = make_checkpoint(workspace, 9, sequence=1, base=base.weights_sha256)
+    write_deployed(workspace, {"weights_sha256": champion.weights_sha256})
+    plan = make_plan(parent=parent_at(base, list_checkpoints(workspace), champion.weights_sha256))
+    work = work_folder(plan, workspace, {"parent": "champion"})
+    leave_resume_point(work, 4)
+    published = make_checkpoint(workspace, 18, sequence=2, base=base.weights_sha256).folder / "manifest.json"
+    write_json(published, {**json.loads(published.read_text()), "plan_id": plan.plan_id})
+    assert find_unfinished(workspace, base.weights_sha256) is None
+    discard_void(workspace)
+    assert not work.exists()
 
 
 def test_a_resume_point_of_another_device_is_named_with_what_it_was_made_with(

@@ -367,6 +367,43 @@ class Serving(Section):
         "lately: turn it off where that matters.",
     )
     max_queue: int = Field(512, ge=1, description="Requests that wait before 429 is answered.")
+    requests_per_minute: int = Field(
+        0,
+        ge=0,
+        le=60_000,
+        description="Requests to /v1 that a read key may make within any minute before 429 is answered; 0: as many as "
+        "it likes, since most servers have one user. Admin keys have no limit: the platform scores with one.",
+    )
+    max_concurrent_requests: int = Field(
+        256,
+        ge=0,
+        description="Requests to /v1 that a read key may have in flight before 429 is answered, streams until their "
+        "end; 0: as many as it likes. Half of what max_queue holds, so that one key leaves room for another. Admin "
+        "keys have no limit.",
+    )
+    max_body_mb: int = Field(
+        1, ge=1, le=64, description="Mebibytes of a request's body; over it, 413: the longest context fits many times."
+    )
+    head_timeout_s: float = Field(
+        10,
+        gt=0,
+        le=600,
+        description="Seconds until the head of a request is complete, from the connection or the last answer; then 408 "
+        "and the connection is closed, for one that never ends it would stay for ever.",
+    )
+    body_timeout_s: float = Field(
+        30,
+        gt=0,
+        le=600,
+        description="Seconds until the body is complete, from its head on; then 408. 1 MiB at 35 KB/s.",
+    )
+    send_timeout_s: float = Field(
+        30,
+        gt=0,
+        le=600,
+        description="Seconds in which a client must take 1 KiB of an answer that waits for it, or the rest; else its "
+        "connection is cut and its generation cancelled.",
+    )
     max_models: int = Field(
         3,
         ge=2,

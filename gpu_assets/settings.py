@@ -85,6 +85,7 @@ __all__ = [
     "service_variables",
     "settings_problems",
     "settings_variables",
+    "split_keys",
     "values_by_source",
 ]
 
@@ -125,10 +126,14 @@ class Settings(BaseSettings):
     config_file: Path = Field(PROJECT_ROOT / "config.json", description="What this page describes, as JSON.")
     hosts_file: Path = Field(PROJECT_ROOT / "hosts.json", description="Every address and port.")
     inference_read_key: SecretStr | None = Field(
-        None, validation_alias="INFERENCE_READ_KEY", description="May ask the inference server; unset, one is made."
+        None,
+        validation_alias="INFERENCE_READ_KEY",
+        description="May ask the inference server: one key, or several between commas; unset, one is made.",
     )
     inference_admin_key: SecretStr | None = Field(
-        None, validation_alias="INFERENCE_ADMIN_KEY", description="May also change what is served; unset, one is made."
+        None,
+        validation_alias="INFERENCE_ADMIN_KEY",
+        description="May also change what is served: one key, or several between commas; unset, one is made.",
     )
 
     @classmethod
@@ -146,19 +151,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _keys_are_keys(self) -> "Settings":
-        read, admin = (
-            None if key is None else key.get_secret_value()
-            for key in (self.inference_read_key, self.inference_admin_key)
-        )
-        for variable, key in (("INFERENCE_READ_KEY", read), ("INFERENCE_ADMIN_KEY", admin)):
-            if key is not None and not key.strip():
-                raise ValueError(f"{variable} is empty: set a key, or unset it and one is made")
-            if key is not None and key != key.strip():
-                raise ValueError(f"{variable} begins or ends with a space, which no request can send: take it out")
-        if read is not None and read == admin:
+        for name, variable in SECRETS.items():
+            problem = _key_problem(getattr(self, name))
+            if problem is not None:
+                raise ValueError(f"{variable} {problem}")
+        if set(split_keys(self.inference_read_key)) & set(split_keys(self.inference_admin_key)):
             raise ValueError(
-                "INFERENCE_READ_KEY and INFERENCE_ADMIN_KEY are equal, so that whoever may ask could change what is "
-                "served: set another one, or unset one and it is made"
+                "INFERENCE_READ_KEY and INFERENCE_ADMIN_KEY are equal, or have a key in common, so that whoever may "
+                "ask could change what is served: set another one, or unset one and it is made"
             )
         return self
 
@@ -228,6 +228,27 @@ class Settings(BaseSettings):
     @property
     def uses_preset(self) -> bool:
         return self.model_path.startswith(PRESET_PREFIX)
+
+
+def split_keys(value: SecretStr | None) -> tuple[str, ...]:
+    """The keys of a variable that holds one, or several between commas; none where it is unset."""
+    return () if value is None else tuple(key.strip() for key in value.get_secret_value().split(","))
+
+
+def _key_problem(value: SecretStr | None) -> str | None:
+    """Why a variable holds no keys, without showing them."""
+    if value is None:
+        return None
+    text, keys = value.get_secret_value(), split_keys(value)
+    if not text.strip():
+        return "is empty: set a key, or unset it and one is made"
+    if text != text.strip():
+        return "begins or ends with a space, which no request can send: take it out"
+    if "" in keys:
+        return "has nothing before, after or between its commas: take a comma out"
+    if not text.isprintable():
+        return "has a character that no request can send: take it out"
+    return "has a key twice: leave one" if len(set(keys)) < len(keys) else None
 
 
 def load_settings(overrides: dict[str, str] | None = None) -> Settings:
@@ -320,7 +341,7 @@ def environment_with(**changes: str | None) -> dict[str, str]:
 
 
 def _refuse_unknown_variables() -> None:
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    known = {SECRETS.get(name, ENV_PREFIX + name.upper()) for name in Settings.model_fields}
     for variable in sorted(os.environ):
         if variable.startswith(ENV_PREFIX) and variable.split("__")[0].upper() not in known:
             raise SettingsError(f"{variable} is not a setting; known variables: {', '.join(sorted(known))}")

@@ -1,15 +1,15 @@
 """One mapping from whatever went wrong to OpenAI's error shape; there is no other error body.
 
-400 a bad body or bad parameters, 401 no or wrong key, 403 the read key on an admin endpoint, 404 and 405 unknown
-paths, methods and models, 409 a folder or model that contradicts what is held or recorded, 413 a
-body over the cap, 415 a form, 429 a full queue, 500 our own bug, 503 no model, one that is still being
-loaded, or a dead engine. Never 422.
+400 a bad body or bad parameters, 401 no or wrong key, 403 a read key on an admin endpoint, 404 and 405 unknown paths,
+methods and models, 408 a head or a body that is late, 409 a folder or model that contradicts what is held or recorded,
+413 a body over the cap, 415 a form, 429 a full queue or a quota that is used up, 431 a head over the cap, 500 our own
+bug, 503 no model, one that is still being loaded, a dead engine, or too many connections. Never 422.
 """
 
 import json
 import logging
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,10 +18,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gpu_assets.errors import PlatformError, RenderingError
-from serving.inference.engine import EngineStopped
+from serving.inference.engine import EngineStopped, GenerationFailed, GenerationRefused, GrammarError
 from serving.inference.loader import NotAModelFolder
+from serving.inference.memory import MemoryShort
 from serving.inference.pool import AmbiguousModel, NoChampion, PoolBusy, StillLoading, UnknownModel
 from serving.inference.protocol import UNSUPPORTED, ErrorBody, ErrorDetail
+from serving.inference.registry import IdReserved
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ _SHORT.maxstring = 80
 
 RETRY_AFTER_S = 1
 ENGINE_STOPPED = "engine_stopped"
+REQUEST_ID_HEADER = "x-request-id"
 
 
 class ApiError(HTTPException):
@@ -65,8 +68,8 @@ class ApiError(HTTPException):
         return Response(content, self.status_code, self.headers, media_type="application/json")
 
 
-def api_error(error: Exception) -> ApiError:
-    """The refusal that an exception means to a client."""
+def api_error(error: Exception, request_id: str) -> ApiError:
+    """The refusal that an exception means to a client; a bug of ours is logged with the id."""
     match error:
         case ApiError():
             return error
@@ -75,7 +78,7 @@ def api_error(error: Exception) -> ApiError:
         case HTTPException():
             return _http_error(error)
         case NoChampion():
-            return _no_model()
+            return _no_model(str(error))
         case StillLoading():
             return _unavailable(error, "model_loading")
         case UnknownModel():
@@ -84,6 +87,16 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(400, str(error), code="model_ambiguous")
         case PoolBusy():
             return ApiError(409, str(error), code="pool_busy")
+        case MemoryShort():
+            return ApiError(409, str(error), code="insufficient_memory")
+        case IdReserved():
+            return ApiError(400, str(error), code="invalid_value", param="id")
+        case GrammarError():
+            return ApiError(400, str(error), code="invalid_value", param="response_format")
+        case GenerationRefused():
+            return ApiError(400, str(error), code="invalid_value")
+        case GenerationFailed():
+            return ApiError(500, str(error), code="generation_failed")
         case EngineStopped():
             return _unavailable(error, ENGINE_STOPPED)
         case NotAModelFolder():
@@ -93,40 +106,52 @@ def api_error(error: Exception) -> ApiError:
         case PlatformError():
             return ApiError(409, str(error), code="model_refused")
         case _:
-            logger.error("request failed", exc_info=error)
-            return ApiError(500, f"the server failed on this request ({type(error).__name__}); its log says more")
+            logger.error("request %s failed", request_id, exc_info=error)
+            sentence = f"the server failed on this request ({type(error).__name__}); its log says more of {request_id}"
+            return ApiError(500, sentence, code="internal_error")
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer every exception of an app in OpenAI's shape."""
+def install_error_handlers(app: FastAPI, refused: Callable[[int, str | None], None]) -> None:
+    """Answer every exception of an app in OpenAI's shape.
+
+    Args:
+        refused: told the status and the code of each.
+    """
+
+    async def answer(request: Request, error: Exception) -> Response:
+        request_id: str = request.state.request_id
+        refusal = api_error(error, request_id)
+        refused(refusal.status_code, refusal.code)
+        response = refusal.response()
+        response.headers[REQUEST_ID_HEADER] = request_id  # the gate adds it to all but the answer to a bug
+        return response
+
     for kind in (ApiError, RequestValidationError, HTTPException, PlatformError, Exception):
-        app.add_exception_handler(kind, _answer)
+        app.add_exception_handler(kind, answer)
 
 
-async def _answer(_: Request, error: Exception) -> Response:
-    return api_error(error).response()
-
-
-def _no_model() -> ApiError:
-    """The alias points at nothing."""
-    return _unavailable(
-        "no model is deployed: champion points at nothing; POST /models/reload with a model_path, "
-        "or wait for the next deployment",
-        "no_model",
-    )
+def _no_model(why: str) -> ApiError:
+    """The alias points at nothing, for a reason that may be known."""
+    what = f"no model is deployed: champion points at nothing{f', since {why}' if why else ''}"
+    return _unavailable(f"{what}; POST /models/reload with a model_path, or wait for the next deployment", "no_model")
 
 
 def _unavailable(what: object, code: str) -> ApiError:
     return ApiError(503, str(what), code=code, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
+def not_found() -> ApiError:
+    """The refusal of a path that no route has."""
+    return ApiError(404, "there is nothing at this path; /openapi.json lists what is", code="not_found")
+
+
 def _http_error(error: HTTPException) -> ApiError:
-    known = {
-        404: ("there is nothing at this path; /openapi.json lists what is", "not_found"),
-        405: ("this path does not take this method; /openapi.json lists what is", "method_not_allowed"),
-    }
-    message, code = known.get(error.status_code, (str(error.detail), None))
-    return ApiError(error.status_code, message, code=code, headers=error.headers)
+    if error.status_code == 404:
+        return not_found()
+    if error.status_code == 405:
+        sentence = "this path does not take this method; /openapi.json lists what is"
+        return ApiError(405, sentence, code="method_not_allowed", headers=error.headers)
+    return ApiError(error.status_code, str(error.detail), headers=error.headers)
 
 
 def _bad_request(problems: Sequence[ErrorDetails]) -> ApiError:

@@ -15,10 +15,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     StringConstraints,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 MAX_STOP_STRINGS = 4
 MAX_CHOICES = 16
@@ -31,9 +34,10 @@ DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's, for a raw completion that names no limit."""
 Role = Literal["system", "developer", "user", "assistant"]
 COLDEST = 1e-3
-Temperature = Annotated[float, AfterValidator(lambda value: 0.0 if value < COLDEST else value)]
+Temperature = Annotated[float, Field(ge=0, le=2), AfterValidator(lambda value: 0.0 if value < COLDEST else value)]
 """Colder than `COLDEST` is greedy: logits over so small a number leave the range of float32."""
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
+StopStrings = Annotated[list[StopString], Field(fail_fast=True, json_schema_extra={"maxItems": MAX_STOP_STRINGS})]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIdText = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 IdList = Annotated[list[TokenId], Field(fail_fast=True)]
@@ -43,17 +47,24 @@ UNSUPPORTED = "unsupported"
 """The error type of a parameter that is known and supported at its default only."""
 
 
-def _only(*defaults: object) -> Callable[[Any], Any]:
-    """Refuse every value but null and these."""
-    shown = " or ".join(json.dumps(default) for default in defaults)
-    wanted = f"is supported as {shown}, its default, only" if defaults else "is not supported"
+class Only:
+    """A value that is null or one of a few defaults; every other is refused."""
 
-    def check(value: Any) -> Any:
-        if value is None or any(_is_same(value, default) for default in defaults):
+    def __init__(self, *defaults: object) -> None:
+        self._defaults = defaults
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": [None, *self._defaults]}
+
+    def _check(self, value: Any) -> Any:
+        if value is None or any(_is_same(value, default) for default in self._defaults):
             return value
+        shown = " or ".join(json.dumps(default) for default in self._defaults)
+        wanted = f"is supported as {shown}, its default, only" if shown else "is not supported"
         raise PydanticCustomError(UNSUPPORTED, "this parameter {wanted}; leave it out", {"wanted": wanted})
-
-    return check
 
 
 def _is_same(value: object, default: object) -> bool:
@@ -61,11 +72,11 @@ def _is_same(value: object, default: object) -> bool:
     return value == default and isinstance(value, bool) == isinstance(default, bool)
 
 
-NoValue = Annotated[Any, AfterValidator(_only())]
-NoList = Annotated[Any, AfterValidator(_only([]))]
-IsFalse = Annotated[Any, AfterValidator(_only(False))]
-IsTrue = Annotated[Any, AfterValidator(_only(True))]
-IsOne = Annotated[Any, AfterValidator(_only(1))]
+NoValue = Annotated[Any, Only()]
+NoList = Annotated[Any, Only([])]
+IsFalse = Annotated[Any, Only(False)]
+IsTrue = Annotated[Any, Only(True)]
+IsOne = Annotated[Any, Only(1)]
 
 
 def _at_most(count: int, what: str) -> Callable[[Any], Any]:
@@ -86,7 +97,9 @@ def _few_prompts(value: Any) -> Any:
 
 
 Biases = Annotated[
-    dict[TokenIdText, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_at_most(MAX_BIASES, "biases"))
+    dict[TokenIdText, Annotated[float, Field(ge=-100, le=100)]],
+    BeforeValidator(_at_most(MAX_BIASES, "biases")),
+    Field(json_schema_extra={"additionalProperties": False, "maxProperties": MAX_BIASES}),
 ]
 
 
@@ -163,10 +176,12 @@ class GenerationRequest(StrictRequest):
     """What both APIs share; None means the default."""
 
     model: str = Field(
-        min_length=1, description="champion, a folder's name, checkpoint-N, or 8 or more digits of a weights hash."
+        min_length=1,
+        max_length=256,
+        description="champion, a folder's name, checkpoint-N, or 8 or more digits of a weights hash.",
     )
     max_tokens: int | None = Field(default=None, ge=1, description="Tokens of the answer at most.")
-    temperature: Temperature | None = Field(default=None, ge=0, le=2, description="0 is greedy; default 1.")
+    temperature: Temperature | None = Field(default=None, description="0 is greedy; default 1.")
     top_p: float | None = Field(default=None, ge=1e-6, le=1, description="Default 1: off.")
     top_k: int | None = Field(default=None, ge=-1, lt=2**31, description="-1 or 0: off, the default.")
     min_p: float | None = Field(
@@ -183,9 +198,7 @@ class GenerationRequest(StrictRequest):
     seed: int | None = Field(
         default=None, ge=-(2**63), lt=2**63, description="The same seed draws the same noise; choice i has seed + i."
     )
-    stop: StopString | Annotated[list[StopString], Field(fail_fast=True)] | None = Field(
-        default=None, description="Up to four texts that end the answer."
-    )
+    stop: StopString | StopStrings | None = Field(default=None, description="Up to four texts that end the answer.")
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES, description="Answers to each prompt; default 1.")
     response_format: ResponseFormat | None = Field(default=None, description="Default: any text.")
     stream: bool | None = None
@@ -243,19 +256,19 @@ class ChatCompletionRequest(GenerationRequest):
     prompt_cache_key: str | None = Field(default=None, description="Taken and without effect.")
 
     audio: NoValue = None
-    function_call: Annotated[Any, AfterValidator(_only("none", "auto"))] = None
+    function_call: Annotated[Any, Only("none", "auto")] = None
     functions: NoList = None
-    metadata: Annotated[Any, AfterValidator(_only({}))] = None
-    modalities: Annotated[Any, AfterValidator(_only(["text"]))] = None
+    metadata: Annotated[Any, Only({})] = None
+    modalities: Annotated[Any, Only(["text"])] = None
     parallel_tool_calls: IsTrue = None
     prediction: NoValue = None
     prompt_cache_retention: NoValue = None
     reasoning_effort: NoValue = None
-    service_tier: Annotated[Any, AfterValidator(_only("auto", "default"))] = None
+    service_tier: Annotated[Any, Only("auto", "default")] = None
     store: IsFalse = None
-    tool_choice: Annotated[Any, AfterValidator(_only("none", "auto"))] = None
+    tool_choice: Annotated[Any, Only("none", "auto")] = None
     tools: NoList = None
-    verbosity: Annotated[Any, AfterValidator(_only("medium"))] = None
+    verbosity: Annotated[Any, Only("medium")] = None
     web_search_options: NoValue = None
 
     @model_validator(mode="after")
@@ -293,7 +306,7 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = Field(default=None, description="Put the prompt before the answer; not with logprobs.")
 
     best_of: IsOne = None
-    suffix: Annotated[Any, AfterValidator(_only(""))] = None
+    suffix: Annotated[Any, Only("")] = None
 
     @model_validator(mode="after")
     def _agree(self) -> "CompletionRequest":
@@ -337,8 +350,8 @@ class ErrorDetail(BaseModel):
 
     message: str
     type: str
-    param: str | None = None
-    code: str | None = None
+    param: str | None
+    code: str | None
 
 
 class ErrorBody(BaseModel):

@@ -162,6 +162,16 @@ def test_an_unknown_variable_is_refused_with_the_known_ones(monkeypatch: pytest.
         load_settings()
 
 
+@pytest.mark.parametrize("key", ["INFERENCE_READ_KEY", "INFERENCE_ADMIN_KEY"])
+def test_a_key_under_the_prefix_of_settings_is_refused_with_its_own_name(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"GPU_ASSETS_{key}", "a-secret")
+    with pytest.raises(SettingsError, match=f"GPU_ASSETS_{key} is not a setting; known .*, {key}") as refused:
+        load_settings()
+    assert "a-secret" not in str(refused.value)
+
+
 def test_keys_come_from_the_environment_and_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFERENCE_ADMIN_KEY", "a-secret")
     settings = load_settings()
@@ -177,6 +187,11 @@ def test_keys_come_from_the_environment_and_are_never_shown(monkeypatch: pytest.
         ("a-secret", " ", "INFERENCE_ADMIN_KEY is empty"),
         ("a-secret", "a-secret", "INFERENCE_READ_KEY and INFERENCE_ADMIN_KEY are equal"),
         ("a-secret ", "another", "INFERENCE_READ_KEY begins or ends with a space"),
+        ("a-secret,", "another", "INFERENCE_READ_KEY has nothing before, after or between its commas"),
+        ("a-secret", "another,,more", "INFERENCE_ADMIN_KEY has nothing before, after or between its commas"),
+        ("a-secret, a-secret", "another", "INFERENCE_READ_KEY has a key twice"),
+        ("one, a-secret", "another,a-secret", "INFERENCE_READ_KEY and INFERENCE_ADMIN_KEY .* have a key in common"),
+        ("a-sec\tret", "another", "INFERENCE_READ_KEY has a character that no request can send"),
     ],
 )
 def test_keys_that_are_none_are_refused_and_never_shown(

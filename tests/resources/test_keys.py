@@ -61,7 +61,7 @@ def test_the_environments_keys_win_and_no_file_is_made(monkeypatch: pytest.Monke
     monkeypatch.setenv("INFERENCE_READ_KEY", "read from outside")
     monkeypatch.setenv("INFERENCE_ADMIN_KEY", "admin from outside")
     settings = load_settings()
-    assert inference_keys(settings) == InferenceKeys("read from outside", "admin from outside")
+    assert inference_keys(settings) == InferenceKeys.of("read from outside", "admin from outside")
     assert not key_file(settings).exists()
 
 
@@ -89,8 +89,68 @@ def test_a_key_of_the_environment_that_is_the_other_kept_one_is_refused(
 
 def test_keys_are_shown_in_no_text(settings: Settings) -> None:
     keys = inference_keys(settings)
-    for text in (repr(keys), str(keys), f"{keys}", repr([keys])):
+    for text in (repr(keys), str(keys), f"{keys}", repr([keys]), repr(keys.keys[0])):
         assert keys.read not in text and keys.admin not in text
+
+
+def write_keys(settings: Settings, kept: object) -> Path:
+    path = key_file(settings)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(kept))
+    path.chmod(0o600)
+    return path
+
+
+def test_a_variable_may_hold_several_keys_between_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_READ_KEY", "one, two,three")
+    monkeypatch.setenv("INFERENCE_ADMIN_KEY", "four")
+    keys = inference_keys(load_settings())
+    assert [(key.name, key.value) for key in keys.of_access("read")] == [
+        ("read-1", "one"),
+        ("read-2", "two"),
+        ("read-3", "three"),
+    ]
+    assert (keys.read, keys.admin) == ("one", "four")
+
+
+def test_the_file_may_hold_several_keys_with_and_without_names(settings: Settings) -> None:
+    write_keys(settings, {"read": [{"name": "laptop", "key": "r1"}, "r2", {"key": "r3"}], "admin": "a"})
+    keys = inference_keys(settings)
+    found = {key.value: (key.name, key.access) for key in keys.keys}
+    assert found == {
+        "r1": ("laptop", "read"),
+        "r2": ("read-2", "read"),
+        "r3": ("read-3", "read"),
+        "a": ("admin-1", "admin"),
+    }
+
+
+def test_a_key_is_found_by_its_bytes_and_by_nothing_else(settings: Settings) -> None:
+    keys = InferenceKeys.of(["first", "second"], ["schlüssel"])
+    assert [key and key.name for key in map(keys.find, (b"second", "schlüssel".encode(), b"first"))] == [
+        "read-2",
+        "admin-1",
+        "read-1",
+    ]
+    assert [keys.find(presented) for presented in (b"", b"firs", b"first ", b"first,second")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("kept", "sentence"),
+    [
+        ({"read": [], "admin": "a"}, "read holds no key"),
+        ({"read": ["r", " x"], "admin": "a"}, r"mend read\[1\]"),
+        ({"read": ["r", {"name": "my laptop", "key": "x"}], "admin": "a"}, r"mend read\[1\]"),
+        ({"read": "r", "admin": {"name": "me", "kye": "x"}}, r"mend admin\[0\]"),
+        ({"read": ["r", {"name": "read-1", "key": "x"}], "admin": "a"}, "names two keys 'read-1'"),
+        ({"read": ["r", "s"], "admin": ["a", "s"]}, "one key is there twice"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_told_by_its_place(settings: Settings, kept: object, sentence: str) -> None:
+    path = write_keys(settings, kept)
+    with pytest.raises(SettingsError, match=sentence) as refused:
+        inference_keys(settings)
+    assert str(path) in str(refused.value)
 
 
 def make_keys(home: Path) -> InferenceKeys:
@@ -102,7 +162,7 @@ def test_of_several_processes_that_start_first_one_wins_and_all_have_its_keys(se
         found = pool.map(make_keys, [settings.home] * 8)
     assert len(set(found)) == 1
     kept = json.loads(key_file(settings).read_text())
-    assert found[0] == InferenceKeys(kept["read"], kept["admin"])
+    assert found[0] == InferenceKeys.of(kept["read"], kept["admin"])
 
 
 def test_of_several_threads_that_start_first_one_wins_and_all_have_its_keys(settings: Settings) -> None:

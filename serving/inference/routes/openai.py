@@ -11,8 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from gpu_assets.settings import Serving
 from serving.inference import chat, completions
-from serving.inference.answers import ChatCompletion, ModelCard, ModelList, TextCompletion
+from serving.inference.answers import ChatCompletion, ChatCompletionChunk, ModelCard, ModelList, TextCompletion
 from serving.inference.body import JsonRoute
+from serving.inference.document import EVENT_STREAM, streamed
 from serving.inference.held import HeldModel
 from serving.inference.metrics import Metrics
 from serving.inference.pool import CHAMPION, ModelPool
@@ -25,7 +26,7 @@ CLIENT_GONE = 499
 def openai_routes(pool: ModelPool, metrics: Metrics, serving: Serving) -> APIRouter:
     router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
-    @router.post("/chat/completions", response_model=ChatCompletion)
+    @router.post("/chat/completions", response_model=ChatCompletion, responses=streamed(ChatCompletionChunk))
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation, at once or as a stream of events."""
         with ExitStack() as stack:
@@ -35,7 +36,7 @@ def openai_routes(pool: ModelPool, metrics: Metrics, serving: Serving) -> APIRou
                 return _EventStream(chat.events(completion, metrics), stack.pop_all())
             return await _whole(request, chat.answer(completion, metrics))
 
-    @router.post("/completions", response_model=TextCompletion)
+    @router.post("/completions", response_model=TextCompletion, responses=streamed(TextCompletion))
     async def text_completions(body: CompletionRequest, request: Request) -> Response:
         """Continue raw prompts, at once or as a stream of events; control tokens in them are control tokens."""
         with ExitStack() as stack:
@@ -62,7 +63,7 @@ class _EventStream(StreamingResponse):
     """Server-sent events; the generation is cancelled and the model released however the response ends."""
 
     def __init__(self, content: AsyncGenerator[bytes, None], held: ExitStack) -> None:
-        super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        super().__init__(content, media_type=EVENT_STREAM, headers={"Cache-Control": "no-cache"})
         self._content = content
         self._held = held
 

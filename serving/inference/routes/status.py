@@ -34,7 +34,11 @@ def health_routes(pool: ModelPool, version: str) -> APIRouter:
 def metrics_routes(metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/metrics")
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def render() -> Response:
         """Figures for Prometheus."""
         return Response(metrics.render(), media_type=METRICS_TYPE)

@@ -37,6 +37,7 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], str | None, str | None]] = {
         "invalid_value",
     ),
     "a lone surrogate": ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content", "invalid_value"),
+    "a model whose name is a book": ({"model": "x" * 257}, "model", "invalid_value"),
     "a model that is a number": ({"model": 7}, "model", "invalid_value"),
     "no tokens": ({"max_tokens": 0}, "max_tokens", "invalid_value"),
     "negative tokens": ({"max_tokens": -1}, "max_tokens", "invalid_value"),
@@ -44,26 +45,55 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], str | None, str | None]] = {
     "fractional tokens": ({"max_tokens": 1.5}, "max_tokens", "invalid_value"),
     "two limits": ({"max_completion_tokens": 5}, "max_tokens", "invalid_value"),
     "a hot temperature": ({"temperature": 2.1}, "temperature", "invalid_value"),
-    "a temperature that is no number": ({"temperature": float("nan")}, "temperature", "invalid_value"),
+    "a temperature that is no number": ({"temperature": float("nan")}, None, "invalid_body"),
     "a temperature as a boolean": ({"temperature": True}, "temperature", "invalid_value"),
     "top_p of nothing": ({"top_p": 0}, "top_p", "invalid_value"),
     "top_k below -1": ({"top_k": -2}, "top_k", "invalid_value"),
     "five stop strings": ({"stop": list("abcde")}, "stop", "invalid_value"),
     "an empty stop string": ({"stop": ""}, "stop", "invalid_value"),
-    "two answers": ({"n": 2}, "n", "invalid_value"),
+    "no answers": ({"n": 0}, "n", "invalid_value"),
+    "too many answers": ({"n": 17}, "n", "invalid_value"),
     "stream options without a stream": (
         {"stream_options": {"include_usage": True}},
         "stream_options",
         "invalid_value",
     ),
     "tools": ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
-    "logprobs": ({"logprobs": True}, "logprobs", "unsupported_parameter"),
-    "logprobs as a number": ({"logprobs": 0}, "logprobs", "unsupported_parameter"),
-    "top logprobs": ({"top_logprobs": 2}, "top_logprobs", "unsupported_parameter"),
-    "a response format": ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
-    "a penalty": ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
-    "a penalty that is false": ({"presence_penalty": False}, "presence_penalty", "unsupported_parameter"),
-    "a bias": ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
+    "logprobs as a number": ({"logprobs": 0}, "logprobs", "invalid_value"),
+    "top logprobs without logprobs": ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+    "too many top logprobs": ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+    "an unknown response format": (
+        {"response_format": {"type": "grammar"}},
+        "response_format.type",
+        "invalid_value",
+    ),
+    "a schema without its schema": (
+        {"response_format": {"type": "json_schema"}},
+        "response_format.json_schema",
+        "invalid_value",
+    ),
+    "a schema that is none": (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}},
+        "response_format",
+        "invalid_value",
+    ),
+    "a penalty out of range": ({"frequency_penalty": 2.5}, "frequency_penalty", "invalid_value"),
+    "a penalty that is false": ({"presence_penalty": False}, "presence_penalty", "invalid_value"),
+    "a repetition penalty of nothing": ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
+    "a min_p over one": ({"min_p": 1.5}, "min_p", "invalid_value"),
+    "a bias out of range": ({"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value"),
+    "a bias of a token that is none": ({"logit_bias": {"99999": 1}}, "logit_bias", "invalid_value"),
+    "a bias of a text": ({"logit_bias": {"hello": 1}}, "logit_bias.hello", "invalid_value"),
+    "a template variable that is the renderer's": (
+        {"chat_template_kwargs": {"add_generation_prompt": False}},
+        "chat_template_kwargs",
+        "invalid_value",
+    ),
+    "a template variable with a control token": (
+        {"chat_template_kwargs": {"note": ["<|im_start|>"]}},
+        "chat_template_kwargs",
+        "invalid_value",
+    ),
     "storing": ({"store": True}, "store", "unsupported_parameter"),
     "no parallel tool calls": ({"parallel_tool_calls": False}, "parallel_tool_calls", "unsupported_parameter"),
     "another service tier": ({"service_tier": "flex"}, "service_tier", "unsupported_parameter"),
@@ -111,6 +141,9 @@ NO_OBJECTS = {
     b"[" * 10_000: "the body is nested too deeply; no request needs more than a few levels",
     b'{"a":' * 10_000: "the body is nested too deeply; no request needs more than a few levels",
     b'{"seed": ' + b"9" * 5_000 + b"}": "the body is not JSON: Exceeds the limit",
+    b'{"top_p": Infinity}': "the body is not JSON: Infinity is no number that can be used",
+    b'{"top_p": -1e999}': "the body is not JSON: -1e999 is no number that can be used",
+    b'{"n": 1, "x": {"n": 1, "n": 2}}': "the body names 'n' twice in one object; leave one",
 }
 
 
@@ -151,6 +184,13 @@ def test_no_bad_request_leaves_a_traceback_in_the_log(server: Server) -> None:
     assert "Traceback" not in server.output.read_text()
 
 
+def test_a_name_that_comes_twice_is_found_among_many(server: Server) -> None:
+    names = ", ".join(f'"{number}": 1' for number in range(70_000))
+    response = server.request("POST", CHAT, content=f'{{{names}, "69999": 2}}'.encode())
+    assert (response.status_code, error_of(response)["code"]) == (400, "invalid_body")
+    assert error_of(response)["message"] == "the body names '69999' twice in one object; leave one"
+
+
 def test_a_body_over_the_cap_is_413_with_and_without_its_length(server: Server) -> None:
     large = json.dumps(VALID | {"messages": [{"role": "user", "content": "x" * 2**20}]}).encode()
     pieces = (large[at : at + 65536] for at in range(0, len(large), 65536))
@@ -189,3 +229,12 @@ def test_the_documented_api_never_answers_422(server: Server) -> None:
 def test_every_answer_carries_a_request_id(server: Server) -> None:
     assert server.request("GET", "/nowhere").headers["x-request-id"].startswith("req-")
     assert server.request("GET", "/health", headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+
+
+def test_a_template_variable_nested_however_deep_is_never_our_fault(server: Server) -> None:
+    statuses = set()
+    for depth in (800, *range(910, 950)):
+        content = json.dumps(VALID | {"max_tokens": 1, "chat_template_kwargs": {"x": 0}})
+        content = content.replace('{"x": 0}', f'{{"x": {"[" * depth}{"]" * depth}}}')
+        statuses.add(server.request("POST", CHAT, content=content).status_code)
+    assert statuses <= {200, 400}

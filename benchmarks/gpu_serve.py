@@ -3,10 +3,10 @@
     python -m benchmarks.gpu_serve [--streams 1 8 32 128] [--tokens 256] [--vllm VENV] [--report FILE]
     python -m benchmarks.gpu_serve --dry-run      # the same code on a CPU with two small layers
 
-Tokens a second of our server beside plain `generate`, `transformers serve --continuous-batching` and, where VENV holds
-it, vLLM: by itself, and as the engine of our server. All are asked over HTTP by the same client, one contender after
-the other, since each takes what memory it wants; the better of two rounds counts. Answers are greedy and equally
-long. Prints tables in Markdown.
+Tokens a second of our server beside plain `generate`, `transformers serve --continuous-batching` with several options
+and, where VENV holds it, vLLM: by itself, and as the engine of our server. All are asked over HTTP by the same client,
+one contender after the other, since each takes what memory it wants; the better of two rounds counts, and no two rounds
+ask a server the same. Answers are greedy and equally long. Prints tables in Markdown.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 from benchmarks.gpu_train import SMALL
 from benchmarks.load import measure
-from benchmarks.serve import QUESTIONS, percentile, tokens_per_s, wave
-from benchmarks.servers import Running, our_server, transformers_serve, vllm_serve
+from benchmarks.serve import percentile, questions, tokens_per_s, wave
+from benchmarks.servers import PEER_OPTIONS, Running, our_server, transformers_serve, vllm_serve
 from gpu_assets.base_model.tiny import write_tiny_model
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import PROJECT_ROOT
@@ -66,7 +67,8 @@ def main() -> None:
         results = [_generate(folder, device, chosen.tokens)]
         for name, serving in _servers(folder, Path(work), chosen):
             with serving as server:
-                results += [_measure(name, server, streams, chosen.tokens) for streams in chosen.streams]
+                waves = count()
+                results += [_measure(name, server, streams, chosen.tokens, waves) for streams in chosen.streams]
     _print(results, chosen.streams)
     if chosen.report:
         chosen.report.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
@@ -104,7 +106,8 @@ def _servers(
     cache = {"GPU_ASSETS_SERVING__CACHE_TOKENS": str(8192 if chosen.dry_run else CACHE_TOKENS)}
     yield "ours, hf", our_server(folder, work, threads, **cache)
     cb_cache = 8192 if chosen.dry_run else CACHE_TOKENS
-    yield "transformers serve", transformers_serve(folder, work, threads, cb_cache)
+    for options in PEER_OPTIONS:
+        yield f"transformers serve {options}", transformers_serve(folder, work, threads, cb_cache, options)
     program = chosen.vllm / "bin" / "vllm"
     if not program.is_file():
         print(f"vLLM is not measured: {program} does not exist\n")
@@ -117,7 +120,7 @@ def _servers(
 def _generate(folder: Path, device: torch.device, tokens: int) -> Result:
     """Plain `generate`, one question after the other."""
     renderer = Renderer.load(folder, "plain")
-    prompts = [renderer.prompt_ids([{"role": "user", "content": question}]) for question in QUESTIONS[:4]]
+    prompts = [renderer.prompt_ids([{"role": "user", "content": question}]) for question in questions()[:4]]
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model.to(device)
@@ -133,10 +136,9 @@ def _generate(folder: Path, device: torch.device, tokens: int) -> Result:
     return Result("generate", 1, len(prompts) * tokens / taken, 0.0)
 
 
-def _measure(name: str, server: Running, streams: int, tokens: int) -> Result:
-    load = wave(server, tokens, streams)
-    measure(wave(server, 8, streams))
-    rounds = [measure(load) for _ in range(ROUNDS)]
+def _measure(name: str, server: Running, streams: int, tokens: int, waves: Iterator[int]) -> Result:
+    measure(wave(server, 8, streams, next(waves)))
+    rounds = [measure(wave(server, tokens, streams, next(waves))) for _ in range(ROUNDS)]
     best = max(rounds, key=lambda measured: tokens_per_s(measured, tokens))
     first = [answer.first_s for answer in best.answers]
     p95 = first[0] if len(first) == 1 else percentile(first, 95)

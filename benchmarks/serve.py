@@ -7,20 +7,22 @@ an answer, so that all generate as many tokens. Servers are processes, asked ove
 its own; it shares the processors with them, and its part is printed. The same prompts, tokens and threads for all.
 Prints tables in Markdown; --report writes the figures as JSON.
 
-speed: all questions at once, answers of 64 tokens, the contenders in turn, the best round of each. overhead: an engine
-that answers at once, beside a bare FastAPI. latency: 32 streams of 32 to 94 tokens, each followed by another, after a
-second to settle. swaps: to and fro between two models that answer differently, each loaded anew from its folder, while
-requests begin on time whether or not those before them are answered.
+speed: all questions at once, answers of 64 tokens, the contenders in turn, the best round of each; no two rounds ask
+the same, so that they share no more of a prompt than the template. `transformers serve` is tried with several options
+first, and the best are taken. overhead: an engine that answers at once, beside a bare FastAPI. latency: 32 streams of
+32 to 94 tokens, each followed by another, after a second to settle. swaps: to and fro between two models that answer
+differently, each loaded anew from its folder, while requests begin on time whether or not those before them are
+answered.
 """
 
 import argparse
 import json
 import statistics
+import string
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,21 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from benchmarks.load import Answer, Load, Measured, finished, measure, started
-from benchmarks.servers import ADMIN_KEY, KEY, Running, fake_server, our_server, transformers_serve
+from benchmarks.servers import (
+    ADMIN_KEY,
+    KEY,
+    PEER_OPTIONS,
+    PeerOptions,
+    Running,
+    fake_server,
+    our_server,
+    transformers_serve,
+)
 from gpu_assets.base_model.tiny import write_tiny_model
 from gpu_assets.rendering import Renderer
 
 STREAMS, ANSWER_TOKENS = 32, 64
+TRIAL_ROUNDS = 3
 LOAD_S, SETTLE_S = 10.0, 1.0
 SWAP_RATE, SWAP_ANSWER_TOKENS = 16, 24
 WARM_SWAPS = 10
@@ -43,7 +55,8 @@ WARM_SWAPS = 10
 be gone or not when it is looked at."""
 OVERHEAD_REQUESTS = 1_500
 CACHE_TOKENS = 32_768
-QUESTIONS = [f"add ①{'⓪' * (1 + i % 5)} and {'①' * (1 + i % 7)}, then say what {i} is" for i in range(STREAMS)]
+MARKS = string.ascii_letters
+"""What a wave's questions begin with."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +118,15 @@ def body(model: str, question: str, max_tokens: int, *, stream: bool = True) -> 
     return asked | {"stream": True, "stream_options": {"include_usage": True}} if stream else asked
 
 
-def wave(server: Running, max_tokens: int = ANSWER_TOKENS, streams: int = STREAMS) -> Load:
+def questions(number: int = 0, streams: int = STREAMS) -> list[str]:
+    """Of one wave; those of another number begin otherwise, until the marks are used up."""
+    mark = MARKS[number % len(MARKS)]
+    return [f"{mark}: add ①{'⓪' * (1 + i % 5)} and {'①' * (1 + i % 7)}, then say what {i} is" for i in range(streams)]
+
+
+def wave(server: Running, max_tokens: int = ANSWER_TOKENS, streams: int = STREAMS, number: int = 0) -> Load:
     """So many questions at once."""
-    questions = islice(cycle(QUESTIONS), streams)
-    bodies = [body(server.model, question, max_tokens) for question in questions]
+    bodies = [body(server.model, question, max_tokens) for question in questions(number, streams)]
     return Load(port=server.port, key=KEY, bodies=bodies, connections=len(bodies))
 
 
@@ -124,32 +142,48 @@ def _speed(work: Path, chosen: argparse.Namespace) -> list[Figure]:
     folder = write_model(work / "model", 1)
     speeds: dict[str, list[float]] = {"ours": [], "transformers serve": [], "generate": []}
     client_share = 0.0
+    options, tried = _best_options(folder, work, chosen.threads)
     with (
         our_server(folder, work, chosen.threads) as ours,
-        transformers_serve(folder, work, chosen.threads, CACHE_TOKENS) as theirs,
+        transformers_serve(folder, work, chosen.threads, CACHE_TOKENS, options) as theirs,
     ):
         for server in (ours, theirs):
             measure(wave(server))
-        for _ in range(chosen.rounds):
+        for number in range(1, chosen.rounds + 1):
             for name, server in (("ours", ours), ("transformers serve", theirs)):
-                measured = measure(wave(server))
+                measured = measure(wave(server, number=number))
                 speeds[name].append(tokens_per_s(measured, ANSWER_TOKENS))
                 client_share = max(client_share, measured.client_cpu_s / measured.seconds)
-            speeds["generate"].append(_generate(folder))
-    figures = []
+            speeds["generate"].append(_generate(folder, number))
+    figures = tried
     for name, each in speeds.items():
-        figures.append(Figure("speed", f"{name}, best round", max(each), "tokens/s"))
-        figures.append(Figure("speed", f"{name}, median", statistics.median(each), "tokens/s"))
+        shown = f"{name} {options}" if name == "transformers serve" else name
+        figures.append(Figure("speed", f"{shown}, best round", max(each), "tokens/s"))
+        figures.append(Figure("speed", f"{shown}, median", statistics.median(each), "tokens/s"))
     for other, goal in (("generate", 4.0), ("transformers serve", 1.2)):
         ratio = max(speeds["ours"]) / max(speeds[other])
         figures.append(Figure("speed", f"ours to {other}", ratio, "times", f"at least {goal}", ratio >= goal))
     return [*figures, Figure("speed", "client's part of a processor, at most", client_share, "of one")]
 
 
-def _generate(folder: Path) -> float:
+def _best_options(folder: Path, work: Path, threads: int) -> tuple[PeerOptions, list[Figure]]:
+    """Those with which `transformers serve`, alone on the machine, has the best round, and what all had."""
+    best: dict[PeerOptions, float] = {}
+    for options in PEER_OPTIONS:
+        with transformers_serve(folder, work, threads, CACHE_TOKENS, options) as server:
+            measure(wave(server))
+            trials = [measure(wave(server, number=number)) for number in range(1, TRIAL_ROUNDS + 1)]
+        best[options] = max(tokens_per_s(trial, ANSWER_TOKENS) for trial in trials)
+    tried = [
+        Figure("speed", f"transformers serve {options}, tried", each, "tokens/s") for options, each in best.items()
+    ]
+    return max(best, key=best.__getitem__), tried
+
+
+def _generate(folder: Path, number: int) -> float:
     """Tokens a second of plain `generate`, one question after the other."""
     renderer = Renderer.load(folder, "plain")
-    prompts = [renderer.prompt_ids([{"role": "user", "content": question}]) for question in QUESTIONS]
+    prompts = [renderer.prompt_ids([{"role": "user", "content": question}]) for question in questions(number)]
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.generate(torch.tensor([prompts[0]]), max_new_tokens=4, do_sample=False)
     begun = time.perf_counter()
@@ -163,7 +197,7 @@ def _overhead(work: Path, _: argparse.Namespace) -> list[Figure]:
     seconds = {}
     for kind in ("ours", "bare"):
         with fake_server(kind, folder, work) as server:
-            bodies = [body(server.model, QUESTIONS[0], 20, stream=False)]
+            bodies = [body(server.model, questions()[0], 20, stream=False)]
             load = Load(port=server.port, key=KEY, bodies=bodies * OVERHEAD_REQUESTS)
             answers = measure(load).answers
             if any(answer.status != 200 for answer in answers):
@@ -183,7 +217,7 @@ def _latency(work: Path, chosen: argparse.Namespace) -> list[Figure]:
     with our_server(folder, work, chosen.threads) as server:
         measure(wave(server))
         alone = measure(Load(port=server.port, key=KEY, bodies=wave(server, 16).bodies * 2))
-        bodies = [body(server.model, question, STREAMS + 2 * i) for i, question in enumerate(QUESTIONS)]
+        bodies = [body(server.model, question, STREAMS + 2 * i) for i, question in enumerate(questions())]
         loaded = measure(
             Load(port=server.port, key=KEY, bodies=bodies, connections=STREAMS, seconds=LOAD_S, probe="/health")
         )
@@ -211,7 +245,7 @@ def _swaps(work: Path, chosen: argparse.Namespace) -> list[Figure]:
         load = Load(
             port=server.port,
             key=KEY,
-            bodies=[body("champion", question, SWAP_ANSWER_TOKENS) for question in QUESTIONS],
+            bodies=[body("champion", question, SWAP_ANSWER_TOKENS) for question in questions()],
             rate=SWAP_RATE,
             keep_answers=True,
         )
@@ -242,7 +276,7 @@ def _wanted_answers(server: Running, folders: Sequence[Path], admin: httpx.Clien
     wanted = {}
     for folder in reversed(folders):
         _post(admin, "/models/reload", {"model_path": str(folder), "owner": "platform"})
-        bodies = [body("champion", question, SWAP_ANSWER_TOKENS) for question in QUESTIONS]
+        bodies = [body("champion", question, SWAP_ANSWER_TOKENS) for question in questions()]
         answers = measure(Load(port=server.port, key=KEY, bodies=bodies, keep_answers=True)).answers
         wanted[folder.name] = [answer.text for answer in answers]
     first, second = wanted.values()

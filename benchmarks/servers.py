@@ -29,7 +29,6 @@ START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 15
 KEY = "the-key-of-the-benchmark"
 ADMIN_KEY = "the-admin-key-of-the-benchmark"
-PAGE_TOKENS = 256
 FAKE_ANSWER = list(range(20, 40))
 
 
@@ -45,6 +44,29 @@ class Running:
     @property
     def url(self) -> str:
         return f"http://localhost:{self.port}"
+
+
+@dataclass(frozen=True)
+class PeerOptions:
+    """How `transformers serve` cuts up its cache and its batches; how many requests a batch holds is no option of it.
+
+    Only whole pages are shared between requests that begin alike.
+    """
+
+    page_tokens: int = 256
+    batch_tokens: int | None = None
+
+    def __str__(self) -> str:
+        return " ".join(self.arguments)
+
+    @property
+    def arguments(self) -> list[str]:
+        page = ["--cb-block-size", str(self.page_tokens)]
+        return page if self.batch_tokens is None else [*page, "--cb-max-batch-tokens", str(self.batch_tokens)]
+
+
+PEER_OPTIONS = (PeerOptions(), PeerOptions(32), PeerOptions(32, 2048), PeerOptions(32, 256))
+"""Its defaults; our size of a page; the same in batches that hold any of our waves, and in ours of a CPU."""
 
 
 @contextmanager
@@ -65,12 +87,14 @@ def our_server(folder: Path, work: Path, threads: int, **settings: str) -> Itera
 
 
 @contextmanager
-def transformers_serve(folder: Path, work: Path, threads: int, cache_tokens: int, *arguments: str) -> Iterator[Running]:
+def transformers_serve(
+    folder: Path, work: Path, threads: int, cache_tokens: int, options: PeerOptions
+) -> Iterator[Running]:
     """`transformers serve --continuous-batching`, offline, with as large a cache as ours."""
     port = free_port()
     program = Path(sys.executable).with_name("transformers")
     command = [str(program), "serve", str(folder), "--continuous-batching", "--host", "localhost", "--port", str(port)]
-    command += ["--cb-num-blocks", str(cache_tokens // PAGE_TOKENS), *arguments]
+    command += ["--cb-num-blocks", str(cache_tokens // options.page_tokens), *options.arguments]
     environment = {"HF_HUB_OFFLINE": "1"}
     with _serving(command, port, str(folder), "/health", threads, work / "transformers.log", environment) as running:
         yield running
@@ -93,7 +117,9 @@ def fake_server(kind: str, folder: Path, work: Path) -> Iterator[Running]:
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.servers", kind, str(folder), str(port)]
     environment = {"GPU_ASSETS_HOME": str(work / "home")}
-    with _serving(command, port, "champion", "/health", 1, work / f"{kind}.log", environment) as running:
+    with _serving(
+        command, port, "champion", "/ready" if kind == "ours" else "/health", 1, work / f"{kind}.log", environment
+    ) as running:
         yield running
 
 
@@ -161,7 +187,7 @@ def _ours(folder: Path) -> Any:
     from resources.keys import InferenceKeys
     from serving.inference.app import create_app
 
-    return create_app(load_settings(), InferenceKeys(KEY, ADMIN_KEY), folder, lambda _: FakeEngine())
+    return create_app(load_settings(), InferenceKeys.of(KEY, ADMIN_KEY), folder, lambda _: FakeEngine())
 
 
 def _bare() -> Any:
@@ -186,11 +212,12 @@ def _bare() -> Any:
 if __name__ == "__main__":
     import uvicorn
 
+    from serving.inference.connections import server_config
+
     kind, model_folder, listen_port = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    uvicorn.run(
-        _bare() if kind == "bare" else _ours(model_folder),
-        host="localhost",
-        port=listen_port,
-        access_log=False,
-        log_level="warning",
-    )
+    if kind == "bare":
+        uvicorn.run(_bare(), host="localhost", port=listen_port, access_log=False, log_level="warning")
+    else:
+        config = server_config(_ours(model_folder), load_settings().serving, grace_s=3)
+        config.host, config.port = "localhost", listen_port
+        uvicorn.Server(config).run()

@@ -15,13 +15,20 @@ TOP = 20
 """As many as OpenAI's API gives."""
 SMOKE_PROMPTS: tuple[str, ...] = ("What is 2 + 3?", "Hello.", "One two three four five six seven eight nine ten")
 """What a user says; one that asks, one of few tokens, one of many."""
+CONTINUATION = "Monday comes again when seven days have passed, as every week of the year has seven of them."
+"""How an answer goes on in which the next tokens are compared too: what a trained model says first may be certain."""
+CUTS = (0, 4, 8, 12)
+"""After so many tokens of it."""
 
 LogProbabilities = Mapping[int, float]
 """Token id to natural log-probability."""
 
 
 class PromptFingerprint(msgspec.Struct, frozen=True):
-    """The likeliest next tokens after one prompt: pairs of id and natural log-probability, best first."""
+    """The likeliest next tokens after one prompt: pairs of id and natural log-probability, best first.
+
+    The prompt may have the beginning of an answer.
+    """
 
     prompt_ids: list[int]
     next_tokens: list[tuple[int, float]]
@@ -32,7 +39,10 @@ class PromptFingerprint(msgspec.Struct, frozen=True):
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
-    """A model's answers to `SMOKE_PROMPTS`, in their order."""
+    """A model's next tokens after each of `SMOKE_PROMPTS` and each beginning of `CONTINUATION`, in their order.
+
+    Format 1 has had manifests with the prompts alone, which are compared as they are.
+    """
 
     prompts: list[PromptFingerprint]
 

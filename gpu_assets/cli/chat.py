@@ -29,7 +29,7 @@ def chat(
     ] = None,
 ) -> None:
     """Talk to the served model; a piped text is one question, and only its answer goes to standard output."""
-    from gpu_assets.cli.chat_session import Session, Terminal, advice
+    from gpu_assets.cli.chat_session import Session, Terminal, advice, shown_on
     from resources.services import PredictionClient
 
     settings = load_settings()
@@ -45,7 +45,8 @@ def chat(
             else:
                 _answer_once(session, question)
         except ServiceError as error:
-            typer.secho(f"gpu-assets: {error}{advice(error, settings)}", err=True, fg="red")
+            sentence = shown_on(sys.stderr, f"gpu-assets: {error}{advice(error, settings)}")
+            typer.secho(sentence, err=True, fg="red")
             raise typer.Exit(1) from None
 
 
@@ -61,10 +62,12 @@ def _piped_question() -> str:
 
 def _answer_once(session: "Session", question: str) -> None:
     """The answer on standard output, who gave it on standard error."""
+    from gpu_assets.cli.chat_session import shown_on
+
     for piece in session.ask(question):
         if piece.answering is not None:
-            typer.echo(piece.answering, err=True)
-        sys.stdout.write(piece.text)
+            typer.echo(shown_on(sys.stderr, piece.answering), err=True)
+        sys.stdout.write(shown_on(sys.stdout, piece.text))
         sys.stdout.flush()
     typer.echo()
     if session.was_cut_off:

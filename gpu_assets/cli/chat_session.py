@@ -4,6 +4,7 @@ import sys
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -138,7 +139,7 @@ class Terminal:
             for said in answering:
                 if said.answering is not None:
                     self._note(said.answering)
-                sys.stdout.write(said.text.translate(_CONTROL))
+                sys.stdout.write(shown_on(sys.stdout, said.text))
                 sys.stdout.flush()
                 has_begun = True
         finally:
@@ -150,6 +151,11 @@ class Terminal:
 
     def _note(self, sentence: str, style: str = "dim") -> None:
         self._console.print(Text(sentence.translate(_CONTROL), style=style), soft_wrap=True)
+
+
+def shown_on(stream: TextIO, text: str) -> str:
+    """A text as it is written to a stream: a terminal is shown control characters, a file or a pipe gets them."""
+    return text.translate(_CONTROL) if stream.isatty() else text
 
 
 def version_label(name: str, weights_sha256: str) -> str:

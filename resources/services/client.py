@@ -12,7 +12,15 @@ import tenacity
 from gpu_assets.errors import ServiceError, ServiceUnavailable
 from gpu_assets.settings import Settings
 from resources.services.base import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, BaseClient
-from resources.services.exchange import Answer, Call, IdempotencyKey, Retryable, http_options, retry_options
+from resources.services.exchange import (
+    Answer,
+    Call,
+    IdempotencyKey,
+    Retryable,
+    http_options,
+    request_timeout,
+    retry_options,
+)
 
 READY_POLL_S = 0.1
 
@@ -115,15 +123,16 @@ class ServiceClient(BaseClient):
         return True
 
     def wait_ready(self, timeout_s: float, path: str = "/health") -> None:
-        """Return as soon as a GET of this path succeeds.
+        """Return as soon as a GET of this path succeeds; an attempt may be silent for what is left of the time.
 
         Raises:
             ServiceUnavailable: if it did not within the time.
         """
         call, deadline = self._call("GET", path), time.monotonic() + timeout_s
         while True:
+            left_s = max(deadline - time.monotonic(), READY_POLL_S)
             try:
-                self._content(call)
+                self._content(call, min(left_s, self.timeout_s))
                 return
             except (Retryable, ServiceUnavailable) as failed:
                 if time.monotonic() > deadline:
@@ -142,10 +151,11 @@ class ServiceClient(BaseClient):
     def _ask(self, call: Call, answer: type[Answer]) -> Answer:
         return call.decode(self._retrying(self._content, call), answer)
 
-    def _content(self, call: Call) -> bytes:
-        """The body of one successful exchange."""
+    def _content(self, call: Call, timeout_s: float | None = None) -> bytes:
+        """The body of one successful exchange; without a time-out, the client's is taken."""
+        timeout = self._http.timeout if timeout_s is None else request_timeout(timeout_s)
         with call.sending():
-            response = self._http.request(**call.request)
+            response = self._http.request(**call.request, timeout=timeout)
         return call.content_of(response)
 
     def _open(self, call: Call) -> httpx.Response:

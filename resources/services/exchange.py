@@ -140,10 +140,15 @@ def http_options(base_url: str, key: str | None, timeout_s: float) -> dict[str, 
     return {
         "base_url": base_url,
         "headers": {} if key is None else {"Authorization": f"Bearer {key}"},
-        "timeout": httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s), pool=None),
+        "timeout": request_timeout(timeout_s),
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None),
         "trust_env": False,
     }
+
+
+def request_timeout(timeout_s: float) -> httpx.Timeout:
+    """How long a service may take to accept a connection, and then be silent."""
+    return httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s), pool=None)
 
 
 def retry_options(max_retries: int) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class ChunkChoice(TokenIds):
 
 
 class ChatCompletionChunk(BaseModel):
-    """One event of a stream; usage is in the last, where it was asked for."""
+    """One event of a stream; where usage was asked for it is in the last, and null in the others."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -124,7 +124,7 @@ class TextChoice(TokenIds):
 
 
 class TextCompletion(BaseModel):
-    """A plain answer, or one event of a stream."""
+    """A plain answer, or one event of a stream, whose usage is as in `ChatCompletionChunk`."""
 
     id: str
     object: Literal["text_completion"]

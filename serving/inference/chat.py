@@ -54,7 +54,7 @@ async def events(completion: Completion, metrics: Metrics) -> AsyncGenerator[byt
         if completion.usage_in_stream:
             yield _event(completion, choices=[], usage=completion.usage)
     except Exception as error:
-        yield event(api_error(error).body.model_dump_json())
+        yield event(api_error(error, completion.id).body.model_dump_json())
         return
     yield DONE
 
@@ -84,6 +84,8 @@ def _chunk(
 
 
 def _event(completion: Completion, **content: Any) -> bytes:
+    if completion.usage_in_stream:
+        content.setdefault("usage", None)
     chunk = ChatCompletionChunk(
         id=completion.id,
         object="chat.completion.chunk",

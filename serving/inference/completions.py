@@ -33,7 +33,7 @@ async def events(completion: Completion, metrics: Metrics) -> AsyncGenerator[byt
         if completion.usage_in_stream:
             yield event(_dump(completion, choices=[], usage=completion.usage))
     except Exception as error:
-        yield event(api_error(error).body.model_dump_json())
+        yield event(api_error(error, completion.id).body.model_dump_json())
         return
     yield DONE
 
@@ -57,6 +57,8 @@ def _choice(completion: Completion, index: int, piece: Piece, first: bool) -> Te
 
 
 def _dump(completion: Completion, **content: Any) -> str:
+    if completion.usage_in_stream:
+        content.setdefault("usage", None)
     body = TextCompletion(
         id=completion.id,
         object="text_completion",

@@ -21,7 +21,10 @@ FREED_WITHIN_S = 10.0
 
 @dataclass(eq=False)
 class HeldModel:
-    """A loaded model; `last_used` orders models by when a request last began."""
+    """A loaded model; `last_used` orders models by when a request last began.
+
+    `unrestored_because` is set where its dead engine was tried in vain to be started again.
+    """
 
     folder: ModelFolder
     engine: Engine
@@ -32,6 +35,7 @@ class HeldModel:
     request_count: int = 0
     last_used: float = 0.0
     last_used_at: datetime | None = None
+    unrestored_because: str = ""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -60,7 +64,11 @@ class HeldModel:
             EngineStopped: if its engine is dead.
         """
         if not self.engine.alive:
-            raise EngineStopped(f"the engine of {self.name} has stopped; the server loads the champion anew by itself")
+            raise EngineStopped(
+                f"the engine of {self.name} has stopped and could not be started again: {self.unrestored_because}"
+                if self.unrestored_because
+                else f"the engine of {self.name} has stopped; the server loads the champion anew by itself"
+            )
         return self
 
     @contextmanager
@@ -79,9 +87,10 @@ class HeldModel:
 
 
 async def free(model: HeldModel) -> None:
-    """Stop an engine once its last request has ended, and forget it."""
+    """Stop an engine once its last request has ended, and forget it; the requests of a dead one fail at once."""
     try:
-        await model.idle.wait()
+        if model.engine.alive:
+            await model.idle.wait()
     finally:
         engine, model.engine = model.engine, StoppedEngine()
         await asyncio.to_thread(engine.stop)

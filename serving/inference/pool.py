@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +32,8 @@ MIN_HASH_DIGITS = 8
 """Of a weights hash, to mean the one model whose hash begins with them."""
 PROBE_TIMEOUT_S = 60.0
 """Beside what an engine may take to start."""
+CHANGE_ENDS_WITHIN_S = 10.0
+"""Once it is cancelled."""
 
 LoadEngine = Callable[[ModelFolder], Engine]
 
@@ -62,6 +65,7 @@ class ModelPool:
         memory: looks at where `load_engine` puts models; called in a thread, once.
 
     Attributes:
+        starting: the first model is on its way.
         restoring: someone is about to load a champion anew whose engine died.
         unserved_because: why what is recorded as deployed is not served; empty if nothing is known to be wrong.
     """
@@ -69,6 +73,7 @@ class ModelPool:
     def __init__(self, settings: Settings, load_engine: LoadEngine, memory: Callable[[], Memory] = host_memory) -> None:
         self.settings = settings
         self.registry = Registry(Workspace(settings.home).serving / REGISTRY_FILE)
+        self.starting = False
         self.restoring = False
         self.unserved_because = ""
         self._load_engine = load_engine
@@ -77,6 +82,7 @@ class ModelPool:
         self._held: dict[str, HeldModel] = {}
         self._champion: HeldModel | None = None
         self._previous: HeldModel | None = None
+        self._was_pointed = False
         self._changing = asyncio.Lock()
         self._freeing: set[asyncio.Task[None]] = set()
 
@@ -117,6 +123,12 @@ class ModelPool:
             self._flip(model)
             return model
 
+    async def serve_first(self, path: Path, owner: Owner, weights_sha256: str | None = None) -> None:
+        """Reload as `reload` does, unless `champion` was pointed at a model, or at nothing, before."""
+        async with self._changing:
+            if not self._was_pointed:
+                self._flip(await self._load(path, owner, weights_sha256))
+
     async def load_by_id(self, model_id: str) -> HeldModel:
         """Hold a model that is registered, or is held already.
 
@@ -142,7 +154,7 @@ class ModelPool:
             PoolBusy: if the id names another model than the champion.
         """
         async with self._changing:
-            champion = self._champion
+            champion, self._was_pointed = self._champion, True
             if champion is None:
                 return None
             if self.find(model_id) is not champion:
@@ -157,12 +169,13 @@ class ModelPool:
         Raises:
             StillLoading: if none does and a model is being loaded, which may become it.
             NoChampion: if nothing is deployed.
-            EngineStopped: if its engine is dead.
+            EngineStopped: if its engine is dead; the message says why it stays so, if that is known.
         """
         champion = self._champion
-        if champion is not None and not champion.engine.alive and self.restoring:
+        dead = champion is not None and not champion.engine.alive
+        if champion is not None and dead and self.restoring and not champion.unrestored_because:
             raise StillLoading(f"the engine of {champion.name} has stopped and is started again")
-        if self._changing.locked() and (champion is None or not champion.engine.alive):
+        if self._changing.locked() and (champion is None or dead):
             raise StillLoading("a model is being loaded")
         return self.find(CHAMPION).require_alive()
 
@@ -205,10 +218,13 @@ class ModelPool:
 
         Raises:
             NoChampion: if the id is the alias and nothing is deployed.
+            StillLoading: if it is, and the first model is on its way.
             UnknownModel: if nothing that is held has the id.
             AmbiguousModel: if several have it; the message names them.
         """
         if model_id == CHAMPION:
+            if self._champion is None and self.starting:
+                raise StillLoading("the first model is being loaded")
             if self._champion is None:
                 raise NoChampion(self.unserved_because)
             return self._champion
@@ -224,8 +240,9 @@ class ModelPool:
         if not found and len(model_id) >= MIN_HASH_DIGITS:
             found = [model for model in self.models if model.weights_sha256.startswith(model_id)]
         if not found:
-            ids = [CHAMPION, *(self.id_of(model) for model in self.models)]
-            raise UnknownModel(f"model {model_id!r} is not held; held are: {', '.join(ids)}")
+            ids = [CHAMPION] if self._champion is not None else []
+            ids += [self.id_of(model) for model in self.models]
+            raise UnknownModel(f"model {model_id!r} is not held; held are: {', '.join(ids) or 'none'}")
         if len(found) > 1:
             names = ", ".join(f"{model.name} ({model.weights_sha256})" for model in found)
             raise AmbiguousModel(f"model {model_id!r} could be {names}; ask by weights hash")
@@ -237,13 +254,23 @@ class ModelPool:
         return model.name if len(same) == 1 else model.weights_sha256
 
     async def close(self) -> None:
-        """Stop every engine; what has not finished fails."""
+        """Stop every engine; what has not finished fails.
+
+        A change that was cancelled is waited for: it stops the engine that it had started.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CHANGE_ENDS_WITHIN_S), self._changing:
+                pass
         for task in self._freeing:
             task.cancel()
         engines = [model.engine for model in self.models]
         self._held.clear()
         self._champion = self._previous = None
         await asyncio.gather(*(asyncio.to_thread(engine.stop) for engine in engines))
+
+    def without_home(self, error: BaseException) -> str:
+        """What an error says, for those who may ask without a key."""
+        return str(error).replace(f"{Workspace(self.settings.home).home}/", "")
 
     async def _load_by_id(self, model_id: str) -> HeldModel:
         try:
@@ -266,7 +293,7 @@ class ModelPool:
             owner = owner and held.owner
             if held.engine.alive:
                 _check_same_renderer(held, folder)
-                held.owner = owner
+                held.owner, held.folder = owner, folder
                 return held
             await freed(self._free(held))
         needed = await self._make_room(folder, held)
@@ -293,7 +320,7 @@ class ModelPool:
     def _flip(self, model: HeldModel) -> None:
         if self._champion is not None and self._champion is not model:
             self._previous = self._champion
-        self._champion = model
+        self._champion, self._was_pointed = model, True
         self.unserved_because = ""
         logger.info("champion is %s, weights %s", model.name, model.weights_sha256)
 

@@ -14,7 +14,7 @@ REPLACEMENT = "\ufffd"
 DONE = b"data: [DONE]\n\n"
 MAX_HELD = 64
 """Replacement characters at the end that may still become text; decoders with byte tokens give one for each byte of a
-run that is not whole. More of them is no text, and looking at all of it again with each token would take ever longer."""
+run that is not whole. More of them is no text, and looking at all of it with each token would take ever longer."""
 INCOMPLETE = 3
 """The bytes at the end that may be the beginning of a character."""
 

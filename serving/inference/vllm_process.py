@@ -2,8 +2,8 @@
 
 It listens on a Unix socket in a folder that only this user may enter, and on no port: vLLM's own key guards
 `/v1` and leaves `/invocations`, which generates too, `/metrics` and others open. The keeper ends it when this process
-is gone, SIGKILL included. A server that hangs is killed, so that whoever reads from it is told. Knows nothing of
-requests.
+is gone, SIGKILL included. A server that hangs is killed, so that whoever reads from it is told, and so is one that is
+no longer watched. Knows nothing of requests.
 """
 
 import asyncio
@@ -124,6 +124,14 @@ class VllmProcess:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _watch(self) -> None:
+        try:
+            self._poll()
+        except Exception as error:
+            logger.exception("the watcher of the vllm process of %s ended", self._name)
+            self._give_up(f"is no longer watched, so that a hang would not be noticed: {error!r}")
+
+    def _poll(self) -> None:
+        """Ask it again and again, until it stops, dies or hangs."""
         begun, missed = time.monotonic(), 0
         transport = httpx.HTTPTransport(uds=str(self.socket))
         with httpx.Client(transport=transport, base_url=BASE_URL, timeout=POLL_TIMEOUT_S) as client:
@@ -138,20 +146,17 @@ class VllmProcess:
                     self._give_up(f"has not answered /health {missed} times; {self._last_words()}")
 
     def _ask(self, client: httpx.Client) -> bool:
-        """Whether it is healthy; its figures are noted."""
-        if not self._listens():
+        """Whether it is healthy; its figures are noted, and stay as they were where they cannot be read."""
+        try:
+            if not self._listens() or client.get("/health").status_code != httpx.codes.OK:
+                return False
+            metrics = client.get("/metrics").text
+        except (httpx.HTTPError, OSError):
             return False
         try:
-            if client.get("/health").status_code != httpx.codes.OK:
-                return False
-            figures = dict(_GAUGE.findall(client.get("/metrics").text))
-        except httpx.TransportError:
-            return False
-        self.stats = EngineStats(
-            running=int(float(figures.get("num_requests_running", 0))),
-            waiting=int(float(figures.get("num_requests_waiting", 0))),
-            cache_use=float(figures.get("kv_cache_usage_perc", 0)),
-        )
+            self.stats = _stats(metrics)
+        except (ValueError, OverflowError) as error:
+            logger.warning("the vllm process of %s has a gauge that is no number: %s", self._name, error)
         return True
 
     def _listens(self) -> bool:
@@ -170,11 +175,29 @@ class VllmProcess:
             self._keeper.stdin.close()
 
     def _last_words(self) -> str:
-        with self._log_file.open("rb") as log:
-            log.seek(max(0, self._log_file.stat().st_size - LOG_TAIL_BYTES))
-            lines = log.read().decode(errors="replace").split("\n")
+        try:
+            with self._log_file.open("rb") as log:
+                log.seek(max(0, self._log_file.stat().st_size - LOG_TAIL_BYTES))
+                lines = log.read().decode(errors="replace").split("\n")
+        except OSError as error:
+            return f"{self._log_file} cannot be read ({error.strerror})"
         said = [line.strip() for line in lines if line.strip()]
         return f"{self._log_file} ends: {said[-1]}" if said else f"{self._log_file} is empty"
+
+
+def _stats(metrics: str) -> EngineStats:
+    """The gauges in a text of Prometheus.
+
+    Raises:
+        ValueError: if one is no number.
+        OverflowError: if one is infinite.
+    """
+    figures = dict(_GAUGE.findall(metrics))
+    return EngineStats(
+        running=int(float(figures.get("num_requests_running", 0))),
+        waiting=int(float(figures.get("num_requests_waiting", 0))),
+        cache_use=float(figures.get("kv_cache_usage_perc", 0)),
+    )
 
 
 def _exit(code: int) -> str:

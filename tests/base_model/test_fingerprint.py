@@ -13,7 +13,7 @@ from gpu_assets.base_model.fingerprint import compute_fingerprint
 from gpu_assets.base_model.tiny import write_tiny_model
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.rendering import Renderer
-from resources.fingerprint import SMOKE_PROMPTS, TOP, Fingerprint
+from resources.fingerprint import CONTINUATION, CUTS, SMOKE_PROMPTS, TOP, Fingerprint
 
 
 @pytest.fixture
@@ -22,13 +22,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_has_the_likeliest_next_tokens_of_every_prompt_as_the_folder_renders_it(folder: Path) -> None:
+def test_it_has_the_likeliest_next_tokens_after_every_prompt_and_every_beginning_of_an_answer(folder: Path) -> None:
     renderer = Renderer.load(folder, "plain")
     fingerprint = compute_fingerprint(folder, renderer)
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
-    assert len(fingerprint.prompts) == len(SMOKE_PROMPTS)
-    for prompt, text in zip(fingerprint.prompts, SMOKE_PROMPTS, strict=True):
-        assert prompt.prompt_ids == renderer.prompt_ids([{"role": "user", "content": text}])
+    (answer,) = renderer.encode_batch([CONTINUATION])
+    asked = [(text, cut) for text in SMOKE_PROMPTS for cut in CUTS]
+    assert len(asked) <= 16
+    assert len(fingerprint.prompts) == len(asked)
+    assert len(json.dumps(fingerprint.to_json())) < 8192
+    for prompt, (text, cut) in zip(fingerprint.prompts, asked, strict=True):
+        assert prompt.prompt_ids == renderer.prompt_ids([{"role": "user", "content": text}]) + answer[:cut]
         with torch.inference_mode():
             logprobs = model(torch.tensor([prompt.prompt_ids])).logits[0, -1].log_softmax(-1)
         assert [token for token, _ in prompt.next_tokens] == logprobs.topk(TOP).indices.tolist()

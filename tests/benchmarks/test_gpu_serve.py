@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers import PEER_OPTIONS
 from gpu_assets.settings import PROJECT_ROOT
 
 
@@ -22,5 +23,5 @@ def test_a_dry_run_measures_every_contender_that_is_here(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr[-2000:]
     assert "vLLM is not measured" in done.stdout
     results = [(result["name"], result["streams"]) for result in json.loads(report.read_text())]
-    ours, theirs = "ours, hf", "transformers serve"
-    assert results == [("generate", 1), (ours, 1), (ours, 4), (theirs, 1), (theirs, 4)]
+    servers = ["ours, hf", *(f"transformers serve {options}" for options in PEER_OPTIONS)]
+    assert results == [("generate", 1), *((server, streams) for server in servers for streams in (1, 4))]

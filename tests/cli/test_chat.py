@@ -150,6 +150,25 @@ def piped(text: str | bytes, *arguments: str) -> "subprocess.CompletedProcess[st
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+def shown(question: str) -> str:
+    """What a terminal is shown when a question is piped in."""
+    main_end, terminal = pty.openpty()
+    try:
+        subprocess.run(
+            COMMAND,
+            input=question.encode(),
+            stdout=terminal,
+            stderr=terminal,
+            cwd=PROJECT_ROOT,
+            timeout=60,
+            check=False,
+        )
+        return os.read(main_end, 65536).decode()
+    finally:
+        os.close(terminal)
+        os.close(main_end)
+
+
 def label(folder: Path) -> str:
     return version_label(folder.name, weights_sha256(folder))
 
@@ -236,6 +255,22 @@ def test_an_answer_cannot_change_the_terminal(scripted: Scripted) -> None:
         shown = terminal.ask("one")
         assert "a\\x1b[2Jb\\x9b1mc" in shown
         assert "\x1b" not in shown and "\x9b" not in shown
+
+
+def test_the_answer_to_a_piped_question_cannot_change_the_terminal_and_a_pipe_gets_it_as_it_is(
+    scripted: Scripted,
+) -> None:
+    scripted.replies = [Reply(200, pieces=[chunk("a\x1b[2Jb\x9b1mc\ttab"), chunk("", "stop"), DONE])] * 2
+    seen = shown("one")
+    assert "a\\x1b[2Jb\\x9b1mc" in seen
+    assert "\x1b" not in seen and "\x9b" not in seen
+    assert piped("one").stdout == "a\x1b[2Jb\x9b1mc\ttab\n"
+
+
+def test_a_servers_error_cannot_change_the_terminal(scripted: Scripted) -> None:
+    scripted.replies = [Reply(400, {"error": ERROR["error"] | {"message": "a\x1b[2Jb"}})]
+    seen = shown("one")
+    assert "a\\x1b[2Jb" in seen and "\x1b[2J" not in seen
 
 
 def test_a_piped_text_is_one_question_and_its_answer_is_all_of_the_output(scripted: Scripted) -> None:

@@ -43,11 +43,17 @@ def platform(settings: Settings, deployed: Path, monkeypatch: pytest.MonkeyPatch
     inference, _ = platform_children(settings, {"serving.cache_tokens": "4096"})
     with Supervisor(settings, {}, Console(file=io.StringIO()), [inference]) as started:
         started.wait_healthy(60)
+        wait_until_loaded(started)
         yield started
 
 
 def ready(platform: Supervisor) -> httpx.Response:
     return httpx.get(f"{platform.urls['inference']}/ready", trust_env=False, timeout=10)
+
+
+def wait_until_loaded(platform: Supervisor) -> None:
+    """A server is healthy before its model is loaded."""
+    wait_until(lambda: "model_loading" not in ready(platform).text, "the recorded model is served, or none is", 60)
 
 
 def server_process() -> psutil.Process:
@@ -63,6 +69,7 @@ def kill_and_wait(platform: Supervisor) -> None:
     wait_until(lambda: platform.children[0].ended() is not None, "the server has ended")
     platform.watch_once()
     platform.wait_healthy(60)
+    wait_until_loaded(platform)
     assert server_process() != killed
 
 

@@ -41,6 +41,13 @@ def test_what_dies_is_started_again_for_ever(unit: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_caches_go_where_may_be_written(unit: Path) -> None:
+    assert values(unit, "ProtectHome") == ["yes"]
+    assert {f"HOME={HOME}/cache", f"XDG_CACHE_HOME={HOME}/cache"} <= set(values(unit, "Environment"))
+    assert values(unit, "StateDirectory") == ["gpu-assets gpu-assets/cache"]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_the_home_is_what_may_be_written_and_secrets_are_in_no_unit(unit: Path) -> None:
     assert values(unit, "ProtectSystem") == ["strict"]
     assert values(unit, "ReadWritePaths") == [HOME]

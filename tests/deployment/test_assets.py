@@ -1,7 +1,15 @@
-"""After a decision the server lets go of the platform's candidates, and of nothing that a person loaded."""
+"""A run that deploys nothing says so, and after a decision the server lets go of the platform's candidates only."""
 
-from gpu_assets.deployment.assets import release_losers
+import dagster as dg
+import pytest
+
+from gpu_assets.deployment.assets import build, release_losers
+from gpu_assets.settings import load_settings
+from resources.platform import Platform
+from resources.routing import Routing
 from resources.services import Pool, PoolEntry
+from resources.workspace import Workspace
+from tests.fakes import ScriptedServer
 
 
 def entry(name: str, owner: str | None, *, is_champion: bool = False, is_previous: bool = False) -> PoolEntry:
@@ -48,3 +56,23 @@ def test_a_champion_that_a_person_made_meanwhile_stays() -> None:
     server = ScriptedPool(entry("by hand", None, is_champion=True), entry("deployed", "platform"))
     release_losers("weights of deployed", server)
     assert server.unloaded == []
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_of_a_run_in_which_nothing_deserves_to_be_deployed_dagster_misses_no_output(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    platform = Platform(load_settings())
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            build(Routing(platform.settings.hosts)),
+            resources={"platform": platform, "inference": ScriptedServer()},
+            instance=instance,
+        )
+        assert result.success
+        said = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed, check.metadata["served"].value) == ("served_is_recorded", True, "None")
+    assert result.asset_materializations_for_node("deployed_model") == []
+    assert [sentence for sentence in said if "did not yield" in sentence] == []
+    assert [entry.getMessage() for entry in caplog.records if "emitted no result" in entry.getMessage()] == []

@@ -228,6 +228,15 @@ def test_waiting_too_long_says_what_was_seen_last(scripted: Scripted) -> None:
         client.wait_ready(0, "/ready")
 
 
+def test_an_attempt_takes_no_longer_than_is_left_of_the_waiting(scripted: Scripted) -> None:
+    scripted.replies = [Reply(200, {}, is_late=True)]
+    with (
+        ServiceClient("vault server", scripted.url, timeout_s=120) as client,
+        pytest.raises(ServiceUnavailable, match="not ready after 0.3 s: .*/ready: no answer in time"),
+    ):
+        client.wait_ready(0.3, "/ready")
+
+
 def test_a_client_that_nobody_closes_closes_with_its_last_reference(scripted: Scripted) -> None:
     client = ServiceClient("vault server", scripted.url)
     client.get_json("/x")

@@ -23,6 +23,7 @@ from tests.serving.inference.support import (
     Server,
     StartEngine,
     ready_server,
+    started,
     write_model,
     write_talkative_model,
 )
@@ -44,8 +45,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, models: Models) -> Iterator[Server]:
     """One server for all tests that leave it as they found it; `first_is_champion` sees to that."""
-    with ready_server(tmp_path_factory.mktemp("server"), "--model", str(models.first)) as started:
-        yield started
+    with ready_server(tmp_path_factory.mktemp("server"), "--model", str(models.first)) as running:
+        yield running
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def engine() -> ScriptedEngine:
 @pytest.fixture
 def serve(engine: ScriptedEngine, settings: Settings, models: Models) -> Serve:
     """Run a check against the application in this process, with the scripted engine as its champion."""
-    keys = InferenceKeys(READ_KEY, ADMIN_KEY)
+    keys = InferenceKeys.of(READ_KEY, ADMIN_KEY)
     app = create_app(settings, keys, models.first, load_engine=lambda folder: engine)
 
     @asynccontextmanager
@@ -108,7 +109,7 @@ def serve(engine: ScriptedEngine, settings: Settings, models: Models) -> Serve:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         headers = {"X-API-Key": READ_KEY}
         async with (
-            app.router.lifespan_context(app),
+            started(app),
             httpx.AsyncClient(transport=transport, base_url="http://server", headers=headers) as http,
         ):
             yield http

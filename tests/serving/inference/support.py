@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import openai
+from fastapi import FastAPI
 
 from gpu_assets.base_model.tiny import write_tiny_model
 from gpu_assets.rendering import Renderer
@@ -127,6 +128,14 @@ class Server:
         headers |= arguments.pop("headers", {})
         return httpx.request(method, self.url + path, headers=headers, timeout=30, trust_env=False, **arguments)
 
+    def wait_loaded(self) -> None:
+        """Wait until no first model is on its way any more."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while is_loading(self.request("GET", "/ready", key=None)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(self.output.read_text())
+            time.sleep(0.05)
+
     def stop(self) -> int:
         """SIGTERM, and the exit code; SIGKILL if that is not enough."""
         self.closing.close()
@@ -141,15 +150,24 @@ class Server:
 
 
 def start_server(
-    folder: Path, *arguments: str, read_key: str | None = READ_KEY, admin_key: str | None = ADMIN_KEY
+    folder: Path,
+    *arguments: str,
+    read_key: str | None = READ_KEY,
+    admin_key: str | None = ADMIN_KEY,
+    serving: Mapping[str, object] | None = None,
 ) -> Server:
-    """`python -m serving.inference` on a free port, with a home and a log under `folder`."""
+    """`python -m serving.inference` on a free port, with a home and a log under `folder`.
+
+    Args:
+        serving: fields of the section, other than shipped.
+    """
     home, output = folder / "home", folder / "server.log"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GPU_ASSETS_", "INFERENCE_"))}
     keys = {"INFERENCE_READ_KEY": read_key, "INFERENCE_ADMIN_KEY": admin_key}
     environment = {
         **kept,
         **{name: key for name, key in keys.items() if key is not None},
+        **{f"GPU_ASSETS_SERVING__{name.upper()}": str(value) for name, value in (serving or {}).items()},
         "GPU_ASSETS_HOME": str(home),
         "OMP_NUM_THREADS": "1",
     }
@@ -159,6 +177,22 @@ def start_server(
             command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True
         )
     return Server(process, _announced_url(process, output), output, home)
+
+
+def is_loading(ready: httpx.Response) -> bool:
+    return ready.status_code == 503 and ready.json()["error"]["code"] == "model_loading"
+
+
+@asynccontextmanager
+async def started(app: FastAPI) -> AsyncIterator[None]:
+    """The application in this process, once its first model is served."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with app.router.lifespan_context(app):
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while is_loading(await client.get("/ready")):
+                    await asyncio.sleep(0.005)
+        yield
 
 
 def _announced_url(process: "subprocess.Popen[str]", output: Path) -> str:
@@ -178,11 +212,11 @@ def _announced_url(process: "subprocess.Popen[str]", output: Path) -> str:
 
 
 @contextmanager
-def ready_server(folder: Path, *arguments: str, **keys: str | None) -> Iterator[Server]:
-    """A server as `start_server` starts it, once it answers; stopped at the end."""
-    started = start_server(folder, *arguments, **keys)
+def ready_server(folder: Path, *arguments: str, **options: Any) -> Iterator[Server]:
+    """A server as `start_server` starts it, once its first model is served, or there is none; stopped at the end."""
+    started = start_server(folder, *arguments, **options)
     try:
-        started.client.wait_ready(START_TIMEOUT_S)
+        started.wait_loaded()
         yield started
     finally:
         started.stop()

@@ -53,6 +53,14 @@ def test_a_stream_is_the_plain_answer_in_pieces_with_usage_at_its_end(server: Se
     assert {chunk.system_fingerprint for chunk in chunks} == {plain.system_fingerprint}
 
 
+def test_of_a_stream_with_usage_all_other_chunks_say_that_theirs_is_null(server: Server) -> None:
+    asked = VALID | {"stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last, done = server.request("POST", CHAT, json=asked).text.strip().split("\n\n")
+    assert [json.loads(chunk.removeprefix("data: "))["usage"] for chunk in chunks] == [None] * len(chunks)
+    assert len(chunks) > 2 and json.loads(last.removeprefix("data: "))["usage"]["total_tokens"] > 0
+    assert done == "data: [DONE]"
+
+
 def test_a_stream_without_the_option_has_no_usage_and_ends_with_done(server: Server) -> None:
     response = server.request("POST", CHAT, json=VALID | {"stream": True})
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -96,8 +104,8 @@ def test_the_openai_client_raises_its_own_exceptions(server: Server) -> None:
     with pytest.raises(openai.NotFoundError):
         server.openai().chat.completions.create(**asked | {"model": "nobody"})
     with pytest.raises(openai.BadRequestError) as bad:
-        server.openai().chat.completions.create(**asked, logprobs=True)
-    assert bad.value.param == "logprobs"
+        server.openai().chat.completions.create(**asked, store=True)
+    assert bad.value.param == "store"
 
 
 def test_the_openai_client_lists_models(first_is_champion: Server) -> None:

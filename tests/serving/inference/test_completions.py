@@ -73,6 +73,7 @@ def test_a_stream_is_the_plain_answer_in_pieces_with_usage_only_where_it_is_aske
         assert "".join(event["choices"][0]["text"] for event in events) == plain["choices"][0]["text"] == "ghi"
         assert [event["choices"][0]["finish_reason"] for event in events] == [None, None, None, "stop"]
         assert (last["choices"], last["usage"]) == ([], plain["usage"])
+        assert [event["usage"] for event in events] == [None] * 4
         assert not any(
             "usage" in event for event in events_of(await http.post(COMPLETIONS, json=BODY | {"stream": True}))
         )

@@ -95,6 +95,20 @@ def test_a_refused_model_is_a_sentence_and_exit_code_2(tmp_path: Path, models: M
     assert "Traceback" not in output
 
 
+def test_a_model_that_does_not_say_what_was_recorded_is_a_sentence_and_exit_code_2(
+    tmp_path: Path, models: Models
+) -> None:
+    folder = tmp_path / "another"
+    shutil.copytree(models.second, folder)
+    prompt = {"prompt_ids": [60, 61, 62], "next_tokens": [[70, -0.001]]}
+    change_json(folder / "manifest.json", fingerprint={"prompts": [prompt]})
+    server = start_server(tmp_path, "--model", str(folder))
+    assert server.process.wait(timeout=START_TIMEOUT_S) == 2
+    output = server.output.read_text()
+    assert f"inference server: {folder} is not served: its next tokens after the smoke prompts differ" in output
+    assert "Traceback" not in output
+
+
 def test_no_address_is_in_the_sources() -> None:
     for path in (PROJECT_ROOT / "serving" / "inference").glob("*.py"):
         assert not re.search(r"\d+\.\d+\.\d+\.\d+|localhost|\b8765\b", path.read_text()), path

@@ -129,6 +129,50 @@ def test_weights_that_are_held_are_not_loaded_twice(
     run(check())
 
 
+def test_held_weights_are_loaded_anew_from_the_folder_that_was_named_last(
+    pool: ModelPool, loaded: Loaded, models: Models, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(models.first, tmp_path / name)
+
+    async def check() -> None:
+        await pool.reload(tmp_path / "a")
+        held = await pool.reload(tmp_path / "b")
+        shutil.rmtree(tmp_path / "a")
+        loaded.engines["a"].alive = False
+        assert await pool.restore(held)
+        assert pool.require_ready().folder.path == tmp_path / "b"
+
+    run(check())
+
+
+def test_the_first_model_does_not_take_the_place_of_one_that_was_chosen(pool: ModelPool, models: Models) -> None:
+    async def check() -> None:
+        await pool.reload(models.second)
+        await pool.serve_first(models.first, "platform")
+        assert pool.require_ready().name == "second"
+        await pool.undeploy("champion")
+        await pool.serve_first(models.first, "platform")
+        assert pool.champion is None
+
+    run(check())
+
+
+def test_a_dead_engine_gives_its_memory_back_before_its_requests_end(
+    pool: ModelPool, loaded: Loaded, models: Models
+) -> None:
+    async def check() -> None:
+        first = await pool.reload(models.first)
+        with first.lease():
+            dead = loaded.engines["first"]
+            dead.alive = False
+            async with asyncio.timeout(5):
+                assert await pool.restore(first)
+            assert dead.stopped
+
+    run(check())
+
+
 def test_held_weights_with_another_renderer_are_refused(pool: ModelPool, models: Models, tmp_path: Path) -> None:
     shutil.copytree(models.plain, tmp_path / "copy")
     template = tmp_path / "copy" / "chat_template.jinja"

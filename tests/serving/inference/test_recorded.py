@@ -126,7 +126,7 @@ def test_the_process_serves_the_record_and_says_why_it_does_not(tmp_path: Path) 
     shutil.rmtree(workspace.checkpoints / served.name)
     server = start_server(tmp_path)
     try:
-        server.client.wait_ready(60)
+        server.wait_loaded()
         ready = server.request("GET", "/ready", key=None)
         assert (ready.status_code, error_of(ready)["code"]) == (503, "no_model")
         assert f"checkpoints/{served.name} has no manifest.json" in error_of(ready)["message"]

@@ -1,6 +1,7 @@
 """vLLM's process and its protocol: what it is given, how it ends, and what its engine refuses."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -38,6 +39,28 @@ from tests.serving.inference.support import Inspect, Models, generate, run, writ
 from tests.serving.inference.vllm_stand_in import stand_in_command, started_stand_in
 
 PROMPT = list(range(10, 40))
+IMPRECISE = """
+import sys
+from http.server import BaseHTTPRequestHandler
+from socketserver import UnixStreamServer
+
+class Handler(BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_GET(self):
+        Handler.asked += 1
+        figures = b"vllm:num_requests_running GAUGE\\n"
+        self.send_response(200 if Handler.asked < 6 else 500)
+        self.send_header("Content-Length", str(len(figures)))
+        self.end_headers()
+        self.wfile.write(figures)
+
+    def log_message(self, *_):
+        pass
+
+UnixStreamServer(sys.argv[1], Handler).serve_forever()
+"""
+"""Healthy for a few polls, with a figure that is none."""
 
 
 @pytest.fixture
@@ -74,10 +97,10 @@ def stand_in_of(engine: VllmEngine) -> psutil.Process:
     return psutil.Process(int((engine._process.socket.parent / "pid").read_text()))
 
 
-def program(settings: Settings, script: str) -> VllmProcess:
+def program(settings: Settings, script: str, start_timeout_s: float = 2.0) -> VllmProcess:
     """A process that runs a script in vLLM's place."""
     log = settings.home / "logs" / "vllm.log"
-    return VllmProcess("checkpoint-1", lambda socket: [sys.executable, "-c", script, str(socket)], log, 2.0)
+    return VllmProcess("checkpoint-1", lambda socket: [sys.executable, "-c", script, str(socket)], log, start_timeout_s)
 
 
 async def dies_midway(engine: VllmEngine, kill: Callable[[], object]) -> str:
@@ -110,6 +133,46 @@ def test_a_process_that_hangs_is_killed_and_its_requests_are_told(
         assert not engine.alive
         engine.stop()
         assert not process.is_running()
+
+
+@pytest.mark.parametrize("gauge", ["1e", "1e999"])
+def test_after_a_gauge_that_is_no_number_a_failing_server_is_still_noticed(
+    gauge: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.inference.vllm_process.MISSED_POLLS", 1)
+    monkeypatch.setattr("serving.inference.vllm_process.POLL_S", 0.05)
+    process = program(settings, IMPRECISE.replace("GAUGE", gauge), start_timeout_s=60)
+    process.start()
+    try:
+        wait_until(lambda: process.problem is not None, 30)
+        assert "has not answered /health 1 times" in (process.problem or "")
+        assert process.stats.running == 0
+    finally:
+        process.stop()
+
+
+def test_a_lost_log_keeps_no_process_from_being_ended(settings: Settings) -> None:
+    process = program(settings, "import time; time.sleep(600)")
+    process.start()
+    try:
+        (settings.home / "logs" / "vllm.log").unlink()
+        wait_until(lambda: process.problem is not None, 30)
+        assert re.search("did not answer within 2 s; .*vllm.log cannot be read", process.problem or "")
+    finally:
+        process.stop()
+
+
+def test_a_process_that_can_no_longer_be_watched_is_ended(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.inference.vllm_process.BASE_URL", "http://vllm:port")
+    process = program(settings, "import time; time.sleep(600)", start_timeout_s=60)
+    process.start()
+    try:
+        with pytest.raises(EngineStopped, match=r"is no longer watched.*InvalidURL"):
+            run(process.until_ready())
+        keeper = psutil.Process(process.pid)
+        wait_until(lambda: not keeper.is_running() or keeper.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        process.stop()
 
 
 def test_stopping_leaves_no_process_and_no_socket(own_engine: VllmEngine) -> None:
@@ -224,7 +287,7 @@ def test_a_profile_that_steers_is_refused_by_name(tmp_path: Path, inspect: Inspe
 def test_a_server_without_vllm_does_not_start(settings: Settings) -> None:
     chosen = settings.model_copy(update={"serving": Serving(engine="vllm")})
     with pytest.raises(SettingsError, match="gpu-assets engine install vllm"):
-        create_app(chosen, InferenceKeys(read="r", admin="a"))
+        create_app(chosen, InferenceKeys.of("r", "a"))
 
 
 def test_vllm_is_given_its_size_its_name_and_what_the_settings_add(models: Models, inspect: Inspect) -> None:

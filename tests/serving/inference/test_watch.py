@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import tenacity
 
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.settings import Serving, Settings
@@ -18,7 +19,17 @@ from serving.inference.app import create_app
 from serving.inference.engine import Engine
 from serving.inference.loader import ModelFolder
 from serving.inference.pool import LoadEngine
-from tests.serving.inference.support import ADMIN_KEY, CHAT, READ_KEY, VALID, Models, ScriptedEngine, error_of, run
+from tests.serving.inference.support import (
+    ADMIN_KEY,
+    CHAT,
+    READ_KEY,
+    VALID,
+    Models,
+    ScriptedEngine,
+    error_of,
+    run,
+    started,
+)
 
 PATIENCE_S = 20
 
@@ -51,11 +62,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def served(settings: Settings, model: Path, load: LoadEngine | None) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings, InferenceKeys(READ_KEY, ADMIN_KEY), model, load)
+    app = create_app(settings, InferenceKeys.of(READ_KEY, ADMIN_KEY), model, load)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     headers = {"X-API-Key": ADMIN_KEY}
     async with (
-        app.router.lifespan_context(app),
+        started(app),
         httpx.AsyncClient(transport=transport, base_url="http://server", headers=headers, timeout=30) as client,
     ):
         yield client
@@ -99,7 +110,7 @@ def test_a_dead_champion_is_served_again_with_the_same_weights(
     run(check())
 
 
-def test_what_cannot_be_loaded_is_tried_again_and_the_supervisor_is_told_after_three_times(
+def test_what_cannot_be_loaded_is_tried_again_and_is_ready_no_more_after_three_times(
     settings: Settings, models: Models, engines: Engines
 ) -> None:
     async def check() -> None:
@@ -107,7 +118,7 @@ def test_what_cannot_be_loaded_is_tried_again_and_the_supervisor_is_told_after_t
             engines.failures = 10**6
             engines.made[0].alive = False
             await until(has_code("engine_stopped"), client)
-            assert engines.failures <= 10**6 - watch_module.TRIES_BEFORE_UNREADY
+            assert engines.failures <= 10**6 - watch_module.TRIES_IN_THIS_PROCESS
             assert (await client.post(CHAT, json=VALID)).status_code == 503
             engines.failures = 0
             await until(is_ready, client)
@@ -125,6 +136,53 @@ def test_a_deployment_meanwhile_ends_the_tries(settings: Settings, models: Model
             assert reloaded.status_code == 200
             await until(lambda answer: answer.json()["loaded_count"] == 1, client, "/models/pool")
             assert (await client.get("/ready")).json()["model"] == "second"
+
+    run(check())
+
+
+def test_a_champion_that_cannot_be_restored_keeps_no_other_waiting(
+    settings: Settings, models: Models, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "MAX_PAUSE_S", 600.0)
+    monkeypatch.setattr(tenacity, "wait_exponential", lambda **_: tenacity.wait_fixed(600))
+
+    async def check() -> None:
+        async with served(settings, models.first, engines) as client:
+            await client.post("/models/pool/load", json={"model_path": str(models.second)})
+            engines.failures = 1
+            engines.made[0].alive = False
+            await until(lambda _: engines.failures == 0, client)
+            engines.made[1].alive = False
+            await until(lambda answer: len(answer.json()["models"]) == 1, client, "/models")
+            assert (await client.post("/models/reload", json={"model_path": str(models.third)})).is_success
+            await until(lambda answer: answer.json()["loaded_count"] == 1, client, "/models/pool")
+            engines.made[-1].alive = False
+            await until(lambda _: len(engines.made) == 4, client)
+            await until(is_ready, client)
+
+    run(check())
+
+
+@pytest.mark.parametrize(("error", "ends"), [(ArtifactInvalid("the disk is away"), False), (OSError("gone"), True)])
+def test_the_process_ends_unless_the_folder_is_what_is_wrong(
+    error: Exception, ends: bool, settings: Settings, models: Models
+) -> None:
+    made, ended = list[ScriptedEngine](), list[Exception]()
+
+    def load(_: ModelFolder) -> Engine:
+        if made:
+            raise error
+        made.append(ScriptedEngine([1]))
+        return made[0]
+
+    async def check() -> None:
+        app = create_app(settings, InferenceKeys.of(READ_KEY, ADMIN_KEY), models.first, load, ended.append)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with started(app), httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            made[0].alive = False
+            await until(has_code("engine_stopped"), client)
+            assert f"could not be started again: {error}" in error_of(await client.get("/ready"))["message"]
+            assert bool(ended) is ends
 
     run(check())
 

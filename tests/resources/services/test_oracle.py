@@ -37,7 +37,14 @@ def test_the_pulse_says_of_each_held_model_whether_it_answers(scripted: Scripted
     def answer(path: str, body: Any) -> Reply:
         if path == "/models/pool":
             models = [
-                {"id": name, "name": name, "weights_sha256": weights, "is_champion": name == "good", **MODEL}
+                {
+                    "id": name,
+                    "name": name,
+                    "weights_sha256": weights,
+                    "is_champion": name == "good",
+                    "is_previous": False,
+                    **MODEL,
+                }
                 for name, weights in (("good", "a" * 64), ("bad", "b" * 64))
             ]
             return Reply(200, {"loaded_count": 2, "models": models})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from gpu_assets.settings import PROJECT_ROOT, Settings, load_settings
+from resources.artifacts import weights_sha256
+from resources.deployed import write_deployed
 from resources.platform import Platform
 from resources.workspace import Workspace
 
@@ -38,6 +41,20 @@ def workspace(settings: Settings) -> Workspace:
 @pytest.fixture
 def platform(settings: Settings, workspace: Workspace) -> Platform:
     return Platform(settings)
+
+
+@pytest.fixture
+def deployed(workspace: Workspace) -> Path:
+    """A model that is recorded as deployed, whose checkpoint is still there; its folder on the inference host."""
+    from gpu_assets.base_model.describe import init_model
+
+    checkpoint = workspace.checkpoints / "checkpoint-5-0123abcd"
+    init_model("tiny", checkpoint, 1)
+    served = workspace.served_models / checkpoint.name
+    shutil.copytree(checkpoint, served)
+    record = {"checkpoint": checkpoint.name, "served_path": str(served), "weights_sha256": weights_sha256(served)}
+    write_deployed(workspace, record)
+    return served
 
 
 @pytest.fixture(scope="session")

@@ -26,13 +26,10 @@ async def answer(completion: Completion, metrics: Metrics) -> str:
     """The whole answer at once, as JSON."""
     pieces = await completion.answers(metrics)
     whole = ChatCompletion(
-        id=completion.id,
         object="chat.completion",
-        created=completion.created,
-        model=completion.model.name,
         choices=[_choice(completion, index, piece) for index, piece in enumerate(pieces)],
         usage=completion.usage,
-        system_fingerprint=completion.model.weights_sha256,
+        **completion.identity,
         **_prompt_ids(completion),
     )
     return whole.model_dump_json(exclude_unset=True)
@@ -86,14 +83,7 @@ def _chunk(
 def _event(completion: Completion, **content: Any) -> bytes:
     if completion.usage_in_stream:
         content.setdefault("usage", None)
-    chunk = ChatCompletionChunk(
-        id=completion.id,
-        object="chat.completion.chunk",
-        created=completion.created,
-        model=completion.model.name,
-        system_fingerprint=completion.model.weights_sha256,
-        **content,
-    )
+    chunk = ChatCompletionChunk(object="chat.completion.chunk", **completion.identity, **content)
     return event(chunk.model_dump_json(exclude_unset=True))
 
 

@@ -59,12 +59,5 @@ def _choice(completion: Completion, index: int, piece: Piece, first: bool) -> Te
 def _dump(completion: Completion, **content: Any) -> str:
     if completion.usage_in_stream:
         content.setdefault("usage", None)
-    body = TextCompletion(
-        id=completion.id,
-        object="text_completion",
-        created=completion.created,
-        model=completion.model.name,
-        system_fingerprint=completion.model.weights_sha256,
-        **content,
-    )
+    body = TextCompletion(object="text_completion", **completion.identity, **content)
     return body.model_dump_json(exclude_unset=True)

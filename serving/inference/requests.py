@@ -44,6 +44,16 @@ class Completion:
     echoes: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What every answer and every chunk of one says of itself."""
+        return {
+            "id": self.id,
+            "created": self.created,
+            "model": self.model.name,
+            "system_fingerprint": self.model.weights_sha256,
+        }
+
     async def pieces(self, metrics: Metrics) -> AsyncGenerator[tuple[int, Piece], None]:
         """Pieces of all answers as they come, with the answer's index; closing cancels what is unfinished."""
         async with aclosing(interleave([choice.pieces(metrics) for choice in self.choices])) as numbered:

@@ -10,12 +10,10 @@ import psutil
 import pytest
 from rich.console import Console
 
-from gpu_assets.base_model.describe import init_model
 from gpu_assets.cli.services import platform_children
 from gpu_assets.cli.supervisor import Supervisor
 from gpu_assets.settings import Settings, load_settings
 from resources.artifacts import weights_sha256
-from resources.deployed import write_deployed
 from resources.workspace import Workspace
 from tests.cli.stand_ins import wait_until
 
@@ -23,17 +21,6 @@ from tests.cli.stand_ins import wait_until
 @pytest.fixture
 def settings(hosts_file: Path) -> Settings:
     return load_settings()
-
-
-@pytest.fixture
-def deployed(workspace: Workspace) -> Path:
-    checkpoint = workspace.checkpoints / "checkpoint-5-0123abcd"
-    init_model("tiny", checkpoint, 1)
-    served = workspace.served_models / checkpoint.name
-    shutil.copytree(checkpoint, served)
-    record = {"checkpoint": checkpoint.name, "served_path": str(served), "weights_sha256": weights_sha256(served)}
-    write_deployed(workspace, record)
-    return served
 
 
 @pytest.fixture

@@ -5,23 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gpu_assets.base_model.describe import init_model
 from gpu_assets.errors import ArtifactInvalid
 from resources.artifacts import weights_sha256
 from resources.deployed import bring_over_again, read_deployed, recorded_champion, write_deployed
 from resources.workspace import Workspace
-
-
-@pytest.fixture
-def deployed(workspace: Workspace) -> Path:
-    """A deployed model, whose checkpoint is still there; its folder on the inference host."""
-    checkpoint = workspace.checkpoints / "checkpoint-5-abc"
-    init_model("tiny", checkpoint, 1)
-    served = workspace.served_models / checkpoint.name
-    shutil.copytree(checkpoint, served)
-    record = {"checkpoint": checkpoint.name, "served_path": str(served), "weights_sha256": weights_sha256(served)}
-    write_deployed(workspace, record)
-    return served
 
 
 def test_before_anything_is_deployed_nothing_is_recorded(workspace: Workspace) -> None:

@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,6 +13,7 @@ import torch
 from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.base_model.records import BaseModel
 from gpu_assets.settings import Settings
+from gpu_assets.training import loop
 from gpu_assets.training.numerics import numerics_here
 from gpu_assets.training.records import Parent, TrainingDataset, TrainingPlan
 from gpu_assets.training.resume import save_resume_point
@@ -25,6 +28,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@contextmanager
+def ended_in_step(step: int, error: type[BaseException] = KeyboardInterrupt) -> Iterator[None]:
+    """Training within ends with this error in its optimizer step of this number, from 1 on."""
+    take, done = loop.optimizer_step, 0
+
+    def take_or_end(*args: Any, **kwargs: Any) -> tuple[float, float]:
+        nonlocal done
+        done += 1
+        if done == step:
+            raise error
+        return take(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(error):
+        patch.setattr(loop, "optimizer_step", take_or_end)
+        yield
 
 
 PlanFactory = Callable[..., TrainingPlan]

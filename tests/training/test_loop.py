@@ -26,7 +26,7 @@ from gpu_assets.training.progress import Progress
 from gpu_assets.training.records import Parent, TrainingPlan
 from gpu_assets.training.resume import resume_points
 from resources.artifacts import sha256_file, weights_sha256
-from tests.training.conftest import PlanFactory
+from tests.training.conftest import PlanFactory, ended_in_step
 
 STOPPED = {"rows": 80, "save_steps": 2}
 """Ten optimizer steps, of which `stopped` has done seven."""
@@ -49,17 +49,7 @@ def work(tmp_path: Path) -> Path:
 
 def stop_after(plan: TrainingPlan, work: Path, steps: int) -> None:
     """Train and stop as a crash does, in the step after this many."""
-    step, done = loop.optimizer_step, 0
-
-    def counted(*args: object, **kwargs: object) -> float:
-        nonlocal done
-        done += 1
-        if done > steps:
-            raise Stopped
-        return step(*args, **kwargs)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(loop, "optimizer_step", counted)
+    with ended_in_step(steps + 1, Stopped):
         train(plan, work, None, quiet)
 
 

@@ -8,12 +8,11 @@ import pytest
 
 from gpu_assets.base_model.describe import ensure_base_model
 from gpu_assets.settings import Settings
-from gpu_assets.training import loop
 from gpu_assets.training.records import DETERMINED_KEYS, MEASURED_KEYS, Checkpoint, determined_part
 from gpu_assets.training.run import run_training
 from resources.platform import Platform
 from resources.workspace import Workspace
-from tests.training.conftest import write_rows
+from tests.training.conftest import ended_in_step, write_rows
 
 Train = Callable[..., Checkpoint]
 SMALL = {"batch_size": 8, "warmup_steps": 1, "save_steps": 1}
@@ -67,19 +66,9 @@ def test_another_seed_config_or_dataset_gives_another_hash(train: Train, first: 
 
 
 def test_a_training_that_was_ended_and_gone_on_with_has_the_hash_of_one_that_was_not(
-    train: Train, first: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    train: Train, first: Checkpoint
 ) -> None:
-    step, done = loop.optimizer_step, 0
-
-    def end_in_the_last(*args, **kwargs) -> tuple[float, float]:
-        nonlocal done
-        done += 1
-        if done == STEPS:
-            raise KeyboardInterrupt
-        return step(*args, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "optimizer_step", end_in_the_last)
+    with ended_in_step(STEPS):
         train("ended")
     resumed = train("ended")
     assert (resumed.manifest["resumed_from_step"], first.manifest["resumed_from_step"]) == (STEPS - 1, None)

@@ -12,7 +12,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-import torch
 
 from gpu_assets.base_model.records import BaseModel
 from gpu_assets.datasets.validated import ROWS_FILE, VALIDATED_FOLDER, VALIDATED_KIND
@@ -30,20 +29,11 @@ from resources.deployed import write_deployed
 from resources.platform import Platform
 from resources.workspace import Workspace
 from tests.conftest import free_ports
-from tests.training.conftest import write_rows
+from tests.training.conftest import ended_in_step, write_rows
 
 Run = Callable[..., TrainingResult]
 ROWS = 32
 STEPS = 4
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Many small steps beside other processes: more threads than cores wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -179,17 +169,7 @@ def test_on_another_device_training_begins_at_the_start_and_says_why(
     run: Run, dataset, workspace: Workspace, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = numerics.numerics_here
-    step, done = loop.optimizer_step, 0
-
-    def stop_in_the_last(*args, **kwargs) -> tuple[float, float]:
-        nonlocal done
-        done += 1
-        if done == STEPS:
-            raise KeyboardInterrupt
-        return step(*args, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "optimizer_step", stop_in_the_last)
+    with ended_in_step(STEPS):
         run(dataset(1))
     assert any(workspace.training.glob("*/resume-2"))
     with monkeypatch.context() as patch:

@@ -93,8 +93,9 @@ def test_an_answer_that_the_model_ends_is_told_from_one_that_is_cut(engine: Engi
     assert tokens.ended is True
 
 
-def test_a_seed_repeats_its_answer_in_any_company(engine: Engine) -> None:
-    seeded = Generation(PROMPTS[0], 16, Sampling(temperature=1.0, top_p=0.9, top_k=50, seed=-7))
+@pytest.mark.parametrize("seed", [7, -7])
+def test_a_seed_repeats_its_answer_in_any_company(engine: Engine, seed: int) -> None:
+    seeded = Generation(PROMPTS[0], 16, Sampling(temperature=1.0, top_p=0.9, top_k=50, seed=seed))
     other = Generation(PROMPTS[0], 16, Sampling(temperature=1.0, top_p=0.9, top_k=50, seed=8))
     company = [Generation(prompt, 16, Sampling(temperature=1.0)) for prompt in PROMPTS[1:]]
     alone = run(generate(engine, seeded))

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.rendering import Bias, RowProcessor
@@ -32,27 +30,6 @@ PROMPTS = [list(range(10 + i, 40 + 2 * i)) for i in range(8)]
 @pytest.fixture
 def engine(models: Models, start_engine: StartEngine) -> TransformersEngine:
     return start_engine(models.first)
-
-
-def test_greedy_answers_of_a_batch_are_those_of_generate(engine: TransformersEngine, models: Models) -> None:
-    model: Any = AutoModelForCausalLM.from_pretrained(models.first, dtype=torch.float32)
-    wanted = [
-        model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :].tolist()
-        for prompt in PROMPTS
-    ]
-    sampled = Generation(PROMPTS[0], 24, Sampling(temperature=1.5))
-    greedy = [Generation(prompt, 24, incremental=i % 2 == 0) for i, prompt in enumerate(PROMPTS)]
-    assert run(generate_all(engine, [sampled, *greedy]))[1:] == wanted
-
-
-def test_a_seed_repeats_its_answer_in_any_company(engine: TransformersEngine) -> None:
-    seeded = Generation(PROMPTS[0], 16, Sampling(temperature=1.0, top_p=0.9, top_k=50, seed=7))
-    other = Generation(PROMPTS[0], 16, Sampling(temperature=1.0, top_p=0.9, top_k=50, seed=8))
-    company = [Generation(prompt, 16, Sampling(temperature=1.0)) for prompt in PROMPTS[1:]]
-    alone = run(generate(engine, seeded))
-    answers = run(generate_all(engine, [*company, seeded, other]))
-    assert answers[-2] == alone
-    assert answers[-1] != alone
 
 
 def test_a_request_that_fills_the_whole_cache_is_served(models: Models, start_engine: StartEngine) -> None:

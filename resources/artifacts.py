@@ -29,7 +29,7 @@ def sha256_file(path: Path) -> str:
 def sha256_json(value: Any) -> str:
     """sha256 of a value's canonical JSON: sorted keys, no spaces, UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def weights_sha256(folder: Path) -> str:

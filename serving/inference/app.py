@@ -71,6 +71,7 @@ def create_app(
         ),
         responses=REFUSALS,
     )
+    app.state.metrics = metrics
     app.include_router(health_routes(pool, app.version))
     app.include_router(openai_routes(pool, metrics, settings.serving))
     app.include_router(model_routes(pool, metrics))

@@ -7,7 +7,6 @@ route of ours has is nobody's.
 """
 
 import re
-import uuid
 from contextlib import ExitStack
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gpu_assets.settings import Serving
 from resources.keys import InferenceKeys, Key
 from serving.inference.body import bounded, too_large
-from serving.inference.errors import REQUEST_ID_HEADER, ApiError, not_found
+from serving.inference.errors import REQUEST_ID_HEADER, ApiError, new_request_id, not_found
 from serving.inference.metrics import Metrics
 from serving.inference.quotas import Quotas
 
@@ -119,7 +118,7 @@ def _refuse(refusal: ApiError, headers: Headers) -> ASGIApp:
 def _request_id(headers: Headers) -> str:
     """The client's, if it can be sent back as it is."""
     given = headers.get(REQUEST_ID_HEADER, "")
-    return given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+    return given if _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
 def _with_request_id(send: Send, request_id: str) -> Send:

@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
@@ -99,7 +100,10 @@ class _JsonRequest(Request):
                 f"send it with Content-Type: {JSON_TYPE}",
                 code="unsupported_content_type",
             )
-        body = await super().body()
+        try:
+            body = await super().body()
+        except ClientDisconnect:
+            raise ApiError(400, "the client left before its body was complete", code="client_disconnected") from None
         if not body.strip():
             raise _bad_body("the request has no body, a JSON object is wanted")
         return body

@@ -10,13 +10,16 @@ import json
 import resource
 import socket
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gpu_assets.settings import Serving
-from serving.inference.errors import ApiError
+from serving.inference.errors import REQUEST_ID_HEADER, ApiError, new_request_id
+from serving.inference.metrics import Metrics
 
 MAX_HEAD_BYTES = 64 * 1024
 CHUNK_OVERHEAD = 8
@@ -39,16 +42,17 @@ class ConnectionLimits:
     max_connections: int
 
 
-def server_config(app: Any, serving: Serving, grace_s: int) -> uvicorn.Config:
+def server_config(app: FastAPI, serving: Serving, grace_s: int) -> uvicorn.Config:
     """How uvicorn serves an app on bounded connections. Side effect: raises the soft limit of open files.
 
     Args:
+        app: as `create_app` makes it; its metrics count what is refused here.
         grace_s: seconds that answers under way have when the server is told to end.
     """
     files = _open_files()
     max_connections = max(files - RESERVED_FILES, files // 2)
     limits = ConnectionLimits(serving.head_timeout_s, serving.send_timeout_s, max_connections)
-    protocol = type("LimitedConnection", (BoundedConnection,), {"limits": limits})
+    protocol = type("LimitedConnection", (BoundedConnection,), {"limits": limits, "metrics": app.state.metrics})
     return uvicorn.Config(
         app, http=protocol, ws="none", access_log=False, timeout_graceful_shutdown=grace_s, log_config=None
     )
@@ -72,6 +76,7 @@ class BoundedConnection(HttpToolsProtocol):
     """One connection. Refusals that no route sees, as of what is no HTTP, have the error shape too."""
 
     limits: ClassVar[ConnectionLimits]
+    metrics: ClassVar[Metrics]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -80,6 +85,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._in_head = False
         self._began = False
+        self._num_fields = 0
+        """Bytes of the current head that are its path or its headers, however many pieces it came in."""
         self._num_body = 0
         self._num_other = 0
         """Bytes of the current message that are no body, from the second piece of it that arrived."""
@@ -105,12 +112,20 @@ class BoundedConnection(HttpToolsProtocol):
         if not self._began:
             self._num_other += len(data) - (self._num_body - before)
         if self._num_other > MAX_HEAD_BYTES + CHUNK_OVERHEAD * self._num_body and not self.transport.is_closing():
-            self._refuse(431, "headers_too_large", f"the headers have more than {MAX_HEAD_BYTES} bytes; send fewer")
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = self._began = True
-        self._num_body = self._num_other = 0
+        self._num_fields = self._num_body = self._num_other = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._count_fields(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_fields(name, value)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -138,14 +153,31 @@ class BoundedConnection(HttpToolsProtocol):
             _cancel(self._send_timer)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "invalid_http", f"{msg} HTTP/1.1 is wanted")
+        if self._num_fields > MAX_HEAD_BYTES:
+            self._refuse_head()
+        else:
+            self._refuse(400, "invalid_http", f"{msg} HTTP/1.1 is wanted")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, partial(self._run, cycle, app))
+
+    async def _run(self, cycle: RequestResponseCycle, app: Any, *call: Any) -> None:
+        """Answer a request; one that has not ended when the server must is refused or cut."""
+        try:
+            await app(*call)
+        except asyncio.CancelledError:
+            self._refuse(503, "server_stopping", "the server stops; ask again when it is back")
+            cycle.disconnected = True
 
     def _unsupported_upgrade_warning(self) -> None:
         """An upgrade is an offer; the request is answered as it is."""
+
+    def _count_fields(self, *parts: bytes) -> None:
+        """Raise where a head is too large, so that the parser ends and uvicorn sends its 400, which is ours."""
+        self._num_fields += sum(map(len, parts))
+        if self._num_fields > MAX_HEAD_BYTES:
+            raise ValueError(f"{self._num_fields} bytes of headers")
 
     def _expect_head(self) -> None:
         """Give the client the time for the head of a request, be it the next or the rest of one that was refused."""
@@ -174,14 +206,24 @@ class BoundedConnection(HttpToolsProtocol):
         else:
             self.transport.abort()
 
+    def _refuse_head(self) -> None:
+        self._refuse(431, "headers_too_large", f"the headers have more than {MAX_HEAD_BYTES} bytes; send fewer")
+
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer and close; cut where an answer is under way already."""
+        self.metrics.refused(status, code)
         if self._running is not None and self._running.response_started and not self._running.response_complete:
             self.transport.abort()
             return
         body = json.dumps(ApiError(status, message, code=code).body.model_dump()).encode()
-        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
-        self.transport.write(STATUS_LINE[status] + head + body)
+        headers = {
+            "content-type": "application/json",
+            "content-length": len(body),
+            "connection": "close",
+            REQUEST_ID_HEADER: new_request_id(),
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + body)
         self.transport.close()
         self._watch_reader()
 

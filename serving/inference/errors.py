@@ -3,12 +3,13 @@
 400 a bad body or bad parameters, 401 no or wrong key, 403 a read key on an admin endpoint, 404 and 405 unknown paths,
 methods and models, 408 a head or a body that is late, 409 a folder or model that contradicts what is held or recorded,
 413 a body over the cap, 415 a form, 429 a full queue or a quota that is used up, 431 a head over the cap, 500 our own
-bug, 503 no model, one that is still being loaded, a dead engine, or too many connections. Never 422.
+bug, 503 no model, one that is still being loaded, a dead engine, too many connections, a server that stops. Never 422.
 """
 
 import json
 import logging
 import reprlib
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from fastapi import FastAPI, Request
@@ -138,6 +139,11 @@ def _no_model(why: str) -> ApiError:
 
 def _unavailable(what: object, code: str) -> ApiError:
     return ApiError(503, str(what), code=code, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def new_request_id() -> str:
+    """An id for a request whose client gave none."""
+    return f"req-{uuid.uuid4().hex}"
 
 
 def not_found() -> ApiError:

@@ -15,10 +15,13 @@ import msgspec
 from gpu_assets.errors import ArtifactInvalid, RenderingError
 from gpu_assets.rendering import Renderer
 from gpu_assets.settings import Profile
-from resources.artifacts import MANIFEST_FILE, is_complete, weights_sha256
+from resources.artifacts import MANIFEST_FILE, is_complete, sha256_json, weights_sha256
 from resources.fingerprint import Fingerprint
 
 CONFIG_FILE = "config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
+NOT_CONFIGURATION = frozenset({"_commit_hash", "_name_or_path", "transformers_version"})
+"""Keys of those files that say where a model comes from, not what it computes."""
 CHECKPOINT_NAME = re.compile(r"checkpoint-\d+-[0-9a-f]{8}")
 
 
@@ -53,11 +56,14 @@ class _Manifest(msgspec.Struct):
 class ModelFolder:
     """A folder that may be loaded; `step` is None unless it is a checkpoint.
 
+    `config_sha256` is of what config.json and generation_config.json say: the same weights compute other things under
+    another configuration.
     `fingerprint` is None where nobody recorded what the model says.
     """
 
     path: Path
     weights_sha256: str
+    config_sha256: str
     architecture: str
     renderer: Renderer
     step: int | None
@@ -86,6 +92,7 @@ def inspect_folder(path: Path, profile: Profile) -> ModelFolder:
     return ModelFolder(
         path=path,
         weights_sha256=weights_sha256(path),
+        config_sha256=_config_sha256(path),
         architecture=_architecture(path),
         renderer=_renderer(path, profile.name, profile.system_prompt),
         step=None,
@@ -108,7 +115,8 @@ def _inspect_ours(path: Path, manifest: _Manifest) -> ModelFolder:
     recorded = manifest.renderer
     renderer = _renderer(path, recorded.profile.name, recorded.system_prompt)
     architecture, weights = _architecture(path), weights_sha256(path)
-    folder = ModelFolder(path, weights, architecture, renderer, manifest.step, manifest.fingerprint)
+    config = _config_sha256(path)
+    folder = ModelFolder(path, weights, config, architecture, renderer, manifest.step, manifest.fingerprint)
     for what, seen, wanted in (
         ("weights hash", folder.weights_sha256, manifest.weights_sha256),
         ("renderer digest", renderer.digest, recorded.digest),
@@ -137,9 +145,27 @@ def _read_manifest(path: Path) -> _Manifest:
 
 
 def _architecture(path: Path) -> str:
+    config = _read_config(path / CONFIG_FILE)
+    match config.get("architectures"):
+        case [str(architecture)]:
+            return architecture
+        case seen:
+            raise NotAModelFolder(f"{path / CONFIG_FILE} names no single architecture: architectures is {seen!r}")
+
+
+def _config_sha256(path: Path) -> str:
+    files = [path / name for name in (CONFIG_FILE, GENERATION_CONFIG_FILE) if (path / name).is_file()]
+    said = {file.name: _read_config(file) for file in files}
+    return sha256_json(
+        {name: {key: config[key] for key in config.keys() - NOT_CONFIGURATION} for name, config in said.items()}
+    )
+
+
+def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config: Any = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-        (architecture,) = config["architectures"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise NotAModelFolder(f"{path / CONFIG_FILE} names no single architecture: {error!r}") from None
-    return str(architecture)
+        config: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise NotAModelFolder(f"{file} is not readable as JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise NotAModelFolder(f"{file} holds a JSON {type(config).__name__}, an object is wanted")
+    return config

@@ -38,6 +38,15 @@ class Memory:
     free_bytes: Callable[[], int | None]
 
 
+def shortage(folder: Path, needed: int, free: int, reserve_gb: float, idle: int) -> str:
+    """Why a model is not loaded: the bytes that it takes, that are free, and that idle models would give back."""
+    return (
+        f"{folder} is not loaded: it takes {needed / GB:.2f} GB, weights and cache, and {reserve_gb:g} GB must "
+        f"stay free (serving.memory_reserve_gb); {free / GB:.2f} GB are free and idle models hold {idle / GB:.2f} GB. "
+        "Unload models that are busy, lower serving.cache_tokens, or end what else uses this memory"
+    )
+
+
 def host_memory() -> Memory:
     """The machine's own, as a CPU uses it."""
     return Memory("fp32", lambda: int(psutil.virtual_memory().available))

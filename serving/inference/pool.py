@@ -21,9 +21,9 @@ from serving.inference.engine import Engine
 from serving.inference.held import HeldModel, free, freed
 from serving.inference.loader import ModelFolder, inspect_folder
 from serving.inference.management import Owner
-from serving.inference.memory import GB, Memory, MemoryShort, host_memory, needed_bytes
+from serving.inference.memory import GB, Memory, MemoryShort, host_memory, needed_bytes, shortage
 from serving.inference.probe import probe
-from serving.inference.registry import REGISTRY_FILE, Registry
+from serving.inference.registry import REGISTRY_FILE, IdReserved, Registration, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +128,20 @@ class ModelPool:
         async with self._changing:
             if not self._was_pointed:
                 self._flip(await self._load(path, owner, weights_sha256))
+
+    def register(self, model_id: str, source: str, folder: ModelFolder, tags: list[str]) -> Registration:
+        """Give a folder's weights an id, as `Registry.register` does.
+
+        Raises:
+            IdReserved: if requests mean something else by the id, as the name of a model that is held.
+        """
+        named = next((model for model in self.models if model.name == model_id), None)
+        if named is not None and named.weights_sha256 != folder.weights_sha256:
+            raise IdReserved(
+                f"id: {model_id!r} is the name of a model that is held, with weights {named.weights_sha256}; choose "
+                "another, or unload that one first"
+            )
+        return self.registry.register(model_id, source, folder, tags)
 
     async def load_by_id(self, model_id: str) -> HeldModel:
         """Hold a model that is registered, or is held already.
@@ -292,7 +306,7 @@ class ModelPool:
         if held is not None:
             owner = owner and held.owner
             if held.engine.alive:
-                _check_same_renderer(held, folder)
+                _check_same_model(held, folder)
                 held.owner, held.folder = owner, folder
                 return held
             await freed(self._free(held))
@@ -340,8 +354,9 @@ class ModelPool:
             if short <= 0:
                 break
             evictable = self._evictable(replaced)
-            if sum(model.needed_bytes for model in evictable) < short:
-                raise MemoryShort(_shortage(folder, needed, unused, serving.memory_reserve_gb, evictable))
+            room = sum(model.needed_bytes for model in evictable)
+            if room < short:
+                raise MemoryShort(shortage(folder.path, needed, unused, serving.memory_reserve_gb, room))
             await freed(self._let_go(evictable[0]))
         return needed
 
@@ -369,18 +384,14 @@ class ModelPool:
         return task
 
 
-def _shortage(folder: ModelFolder, needed: int, free: int, reserve_gb: float, evictable: list[HeldModel]) -> str:
-    room = sum(model.needed_bytes for model in evictable)
-    return (
-        f"{folder.path} is not loaded: it takes {needed / GB:.2f} GB, weights and cache, and {reserve_gb:g} GB must "
-        f"stay free (serving.memory_reserve_gb); {free / GB:.2f} GB are free and idle models hold {room / GB:.2f} GB. "
-        "Unload models that are busy, lower serving.cache_tokens, or end what else uses this memory"
-    )
-
-
-def _check_same_renderer(held: HeldModel, folder: ModelFolder) -> None:
-    if held.folder.renderer.digest != folder.renderer.digest:
-        raise PoolBusy(
-            f"{folder.path} has the weights of {held.folder.path}, which is held, and another renderer: "
-            f"{folder.renderer.digest}, held is {held.folder.renderer.digest}; unload that one first"
-        )
+def _check_same_model(held: HeldModel, folder: ModelFolder) -> None:
+    """Weights are one half of a model; the folder must also be configured and rendered for as the held one is."""
+    for what, seen, wanted in (
+        ("configuration", folder.config_sha256, held.folder.config_sha256),
+        ("renderer", folder.renderer.digest, held.folder.renderer.digest),
+    ):
+        if seen != wanted:
+            raise PoolBusy(
+                f"{folder.path} has the weights of {held.folder.path}, which is held, and another {what}: {seen}, "
+                f"held is {wanted}; unload that one first"
+            )

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 
+MAX_MESSAGES = 4096
 MAX_STOP_STRINGS = 4
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
@@ -240,7 +241,7 @@ class ChatCompletionRequest(GenerationRequest):
     Of the others, those that ask for nothing: what is at its default, and names of the caller that are not kept.
     """
 
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(
         default=None, ge=1, description="The newer name of max_tokens. Neither: as many as the context leaves."
     )

@@ -4,10 +4,12 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from gpu_assets.rendering.template import RESERVED_VARIABLES
 from serving.inference.answers import Usage
@@ -21,10 +23,16 @@ from serving.inference.protocol import ChatCompletionRequest, CompletionRequest
 from serving.inference.token_texts import TokenTexts
 
 Asked = ChatCompletionRequest | CompletionRequest
+P = ParamSpec("P")
+Result = TypeVar("Result")
 INLINE_CHARACTERS = 8192
 """Longer texts are rendered and tokenized in a thread, so that the event loop is not held up."""
+HEAVY_CHARACTERS = 65_536
+"""Still longer ones are so one at a time: the tokens of a megabyte take a hundred while they are made."""
 MESSAGE_CHARACTERS = 32
 """What a message costs beside its text."""
+
+_heavy = ThreadPoolExecutor(max_workers=1, thread_name_prefix="heavy-prompts")
 
 
 @dataclass(frozen=True)
@@ -221,10 +229,8 @@ async def _chat_ids(request: ChatCompletionRequest, model: HeldModel) -> list[in
         {"role": "system" if message.role == "developer" else message.role, "content": message.text}
         for message in request.messages
     ]
-    renderer, variables = model.folder.renderer, request.chat_template_kwargs
-    if sum(MESSAGE_CHARACTERS + len(message["content"]) for message in messages) <= INLINE_CHARACTERS:
-        return renderer.prompt_ids(messages, variables)
-    return await asyncio.to_thread(renderer.prompt_ids, messages, variables)
+    characters = sum(MESSAGE_CHARACTERS + len(message["content"]) for message in messages)
+    return await aside(characters, model.folder.renderer.prompt_ids, messages, request.chat_template_kwargs)
 
 
 async def _text_ids(request: CompletionRequest, model: HeldModel) -> list[list[int]]:
@@ -235,9 +241,16 @@ async def _text_ids(request: CompletionRequest, model: HeldModel) -> list[list[i
     for text in request.texts:
         _refuse("prompt", _half_character(text))
     encode = model.folder.renderer.tokenizer.encode_batch_fast
-    if sum(map(len, request.texts)) <= INLINE_CHARACTERS:
-        return [encoding.ids for encoding in encode(request.texts)]
-    return [encoding.ids for encoding in await asyncio.to_thread(encode, request.texts)]
+    encodings = await aside(sum(map(len, request.texts)), encode, request.texts)
+    return [encoding.ids for encoding in encodings]
+
+
+async def aside(characters: int, work: Callable[P, Result], *arguments: P.args, **named: P.kwargs) -> Result:
+    """What work on so long a text gives, done where it holds up nobody."""
+    if characters <= INLINE_CHARACTERS:
+        return work(*arguments, **named)
+    executor = _heavy if characters > HEAVY_CHARACTERS else None
+    return await asyncio.get_running_loop().run_in_executor(executor, partial(work, *arguments, **named))
 
 
 def _echoes(request: CompletionRequest, model: HeldModel) -> tuple[str, ...]:

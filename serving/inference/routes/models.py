@@ -69,7 +69,7 @@ def _add_changes(router: APIRouter, pool: ModelPool) -> None:
             folder = await asyncio.to_thread(inspect_folder, Path(body.source), pool.settings.profile)
         except NotAModelFolder as error:
             raise ApiError(400, str(error), code="invalid_model_folder", param="source") from error
-        model = pool.registry.register(body.id, body.source, folder, body.tags)
+        model = pool.register(body.id, body.source, folder, body.tags)
         return Registered(**listed_registration(pool, model).model_dump())
 
     @router.post("/pool/load")

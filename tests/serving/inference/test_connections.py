@@ -74,6 +74,7 @@ def refusal_of(answer: bytes) -> tuple[int, str]:
     head, _, body = answer.partition(b"\r\n\r\n")
     error = json.loads(body)["error"]
     assert set(error) == {"message", "type", "param", "code"}
+    assert head.lower().count(b"\r\nx-request-id: req-") == 1
     return int(head.split(b" ")[1]), error["code"]
 
 
@@ -150,6 +151,55 @@ def test_what_is_no_body_is_bounded_too(what: str, strict: Server) -> None:
         for _ in range(100):
             client.sendall(b"a" * 3_000_000)
     assert psutil.Process(strict.process.pid).memory_info().rss - before < 50e6
+
+
+COMPLETE_HEADS = {
+    "one header": b"GET /health HTTP/1.1\r\nX: " + b"a" * 65_536 + b"\r\n\r\n",
+    "many headers": b"GET /health HTTP/1.1\r\n" + b"name: value\r\n" * 8000 + b"\r\n",
+    "a target": b"GET /" + b"a" * 65_536 + b" HTTP/1.1\r\n\r\n",
+    "behind another request": HEALTH + b"GET /health HTTP/1.1\r\nX: " + b"a" * 65_536 + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", COMPLETE_HEADS)
+def test_a_head_over_the_cap_is_431_in_however_few_pieces_it_comes(what: str, strict: Server) -> None:
+    refused = exchange(strict, COMPLETE_HEADS[what])
+    assert refusal_of(refused[refused.rindex(b"HTTP/1.1 ") :]) == (431, "headers_too_large")
+
+
+def test_a_head_just_under_the_cap_is_taken(strict: Server) -> None:
+    head = b"GET /health HTTP/1.1\r\nX: " + b"a" * 65_000 + b"\r\n\r\n"
+    assert exchange(strict, head).startswith(b"HTTP/1.1 200")
+
+
+def refused(server: Server, status: int, code: str) -> float:
+    """How many requests were refused like this since the server started."""
+    series = f'gpu_assets:requests_refused_total{{code="{code}",status="{status}"}} '
+    lines = server.request("GET", "/metrics").text.splitlines()
+    return sum(float(line.removeprefix(series)) for line in lines if line.startswith(series))
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"BREW /health HTTP/1.1\r\n\r\n", 400, "invalid_http"),
+        (b"GET /health HTT", 408, "request_timeout"),
+        (COMPLETE_HEADS["one header"], 431, "headers_too_large"),
+    ],
+)
+def test_what_is_refused_before_there_is_a_request_is_counted(
+    data: bytes, status: int, code: str, strict: Server
+) -> None:
+    before = refused(strict, status, code)
+    exchange(strict, data)
+    assert refused(strict, status, code) == before + 1
+
+
+def test_a_client_that_leaves_in_its_body_is_counted_as_that(strict: Server) -> None:
+    before = refused(strict, 400, "client_disconnected")
+    with connect(strict) as client:
+        client.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{KEY}Content-Length: 500\r\n\r\n{{".encode())
+    wait_until(lambda: refused(strict, 400, "client_disconnected") == before + 1)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +296,20 @@ def test_a_body_under_another_cap_is_taken(tmp_path_factory: pytest.TempPathFact
             assert server.request("POST", CHAT, content=content).status_code == status
     finally:
         server.stop()
+
+
+def test_a_server_that_is_told_to_end_cuts_whoever_does_not_read_and_refuses_what_has_not_begun(
+    tmp_path_factory: pytest.TempPathFactory, models: Models
+) -> None:
+    with ready_server(tmp_path_factory.mktemp("ending"), "--model", str(models.first)) as server:
+        with connect(server, receive_buffer=4096) as reader, connect(server) as waiting:
+            reader.sendall(post(LONG_STREAM))
+            waiting.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{KEY}Content-Length: 500\r\n\r\n{{".encode())
+            wait_until(lambda: in_flight(server) == 1)
+            assert server.stop() == 0
+            assert refusal_of(read_to_end(waiting)) == (503, "server_stopping")
+            assert b"[DONE]" not in read_to_end(reader)
+        assert "Traceback" not in server.output.read_text()
 
 
 def test_the_server_may_open_as_many_files_as_it_is_let(strict: Server) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ V = 512
 """Logits of the tiny model, which has fewer tokens."""
 
 
-def walk(text: str) -> list[bool]:
-    """Whether an object may end before each token of a text and after the last, as far as the text is allowed."""
-    allowed_tokens = Grammars(TOKENIZER, V, [END]).begin(JsonGrammar())
+def walk(text: str, schema: dict[str, Any] | None = None) -> list[bool]:
+    """Whether an answer may end before each token of a text and after the last, as far as the text is allowed."""
+    allowed_tokens = Grammars(TOKENIZER, V, [END]).begin(JsonGrammar(schema))
     may_end: list[bool] = []
     new: list[int] = []
     for token in [*TOKENIZER.encode(text, add_special_tokens=False).ids, None]:
@@ -66,6 +67,15 @@ def test_what_is_no_object_in_one_line_is_not_allowed(text: str) -> None:
         ({"minimum": float("nan")}, "not JSON"),
         ({"title": "\ud800"}, "not JSON"),
         ({"$ref": "#"}, "make it simpler"),
+        ({"minProperties": 2}, "minProperties at # is 2 and required names 0: .*; name 1 in required, or lower"),
+        ({"minProperties": 3, "required": ["a", "a"]}, "minProperties at # is 3 and required names 1"),
+        ({"minProperties": 2, "patternProperties": {"^a$": {}}, "additionalProperties": False}, "minProperties at #"),
+        ({"type": "array", "items": {"anyOf": [{"minProperties": 2}]}}, "minProperties at #/items/anyOf/0"),
+        ({"properties": {"a": {"additionalProperties": {"minProperties": 2}}}}, "at #/properties/a/additionalProperti"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"minProperties": 2}}}, r"at #/\$defs/a"),
+        ({"$ref": "#/a/b", "a": {"b": {"minProperties": 2}}}, "at #/a/b"),
+        ({"properties": {"a\n": {"type": "integer"}}}, r"property 'a\\n' at # has a control character"),
+        ({"items": {"required": ["\x7f"]}}, r"property '\\x7f' at #/items has a control character"),
     ],
 )
 def test_a_schema_that_cannot_be_kept_is_refused_with_the_reason(schema: dict[str, Any], reason: str) -> None:
@@ -83,6 +93,114 @@ def test_a_schema_that_nests_without_end_is_refused_and_not_recursed_into() -> N
         check_grammar(JsonGrammar(schema))
     while "items" in schema:  # freed one by one: Python recurses too
         schema = schema["items"]
+
+
+NAMED = {"properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": {"type": "string"}}
+ESCAPES = '"\\u0001\\u007f\\n\\u000a\\\\u0061"'
+
+
+@pytest.mark.parametrize(
+    ("text", "schema"),
+    [
+        ('{"a":1,"b":"x","b":"y"}', NAMED),
+        ('{"a":1,"b":"x"}', NAMED | {"minProperties": 2}),
+        ('{"b":1}', {"minProperties": 1}),
+        ('{"a":1}', {"properties": {"a": {}, "b": {}}, "minProperties": 1, "additionalProperties": False}),
+        ('{"minProperties":{"a":1}}', {"properties": {"minProperties": {"required": ["a"]}}}),
+        (ESCAPES, {"type": "string"}),
+        (ESCAPES, {"const": json.loads(ESCAPES)}),
+    ],
+)
+def test_what_can_be_kept_is_not_refused(text: str, schema: dict[str, Any]) -> None:
+    jsonschema.validate(json.loads(text), schema)
+    assert walk(text, schema)[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "schema"),
+    [
+        ('{"a":1,"a":"x"}', NAMED),
+        ('{"a":1,"\\u0061":"x"}', NAMED),
+        ('{"a":1,"a":1}', NAMED | {"minProperties": 2}),
+        ('{"\\u0061":1}', {"patternProperties": {"^a": {"type": "null"}}}),
+        ('"\\u0061"', {"type": "string", "x-guidance": {"json_allow_general_unicode_escapes": True}}),
+    ],
+)
+def test_a_property_that_the_schema_names_comes_once_and_in_one_spelling(text: str, schema: dict[str, Any]) -> None:
+    json.loads(text)
+    assert len(walk(text, schema)) <= len(TOKENIZER.encode(text, add_special_tokens=False).ids)
+
+
+def test_an_answer_that_cannot_go_on_is_an_error() -> None:
+    no_control_character = {"patternProperties": {r"^[\x00-\x1f\x7f]": False}, "additionalProperties": True}
+    with pytest.raises(GrammarError, match="leaves no way on"):
+        walk('{"\\u0061":1}', {"type": "object"} | no_control_character)
+
+
+PIECES = {END, *TOKENIZER.encode('{}[]:,"ab01truefalsenull', add_special_tokens=False).ids}
+
+
+def test_whatever_objects_a_schema_wants_answers_that_repeat_keys_are_what_it_allows_too() -> None:
+    chance = random.Random(7)
+    finished = repeated = 0
+    for schema in (wrapped(chance, [object_schema(chance) for _ in range(2)]) for _ in range(400)):
+        try:
+            check_grammar(JsonGrammar(schema))
+        except GrammarError:
+            continue
+        text = drawn(chance, schema)
+        if text is not None:
+            counts: list[bool] = []
+            answer = json.loads(text, object_pairs_hook=lambda pairs: counts.append(len(pairs) > len(dict(pairs))))  # noqa: B023
+            answer = json.loads(text)
+            jsonschema.validate(answer, schema)
+            finished += 1
+            repeated += any(counts)
+    assert finished > 100
+    assert repeated > 10
+
+
+def object_schema(chance: random.Random) -> dict[str, Any]:
+    """Of objects with properties that are named, free or both."""
+    values: list[Any] = [{"type": "boolean"}, {"type": "null"}, {"enum": [0, 1]}]
+    named = chance.sample(["a", "b", "ab"], chance.randrange(3))
+    keywords = {
+        "properties": {name: chance.choice(values) for name in named},
+        "required": chance.sample([*named, "ba"], chance.randrange(len(named) + 2)),
+        "patternProperties": {chance.choice(["^a", "^[ab]$", "b"]): chance.choice([*values, False])},
+        "additionalProperties": chance.choice([*values, True, False]),
+        "minProperties": chance.randrange(4),
+        "maxProperties": chance.randrange(1, 4),
+    }
+    return {"type": "object"} | {keyword: value for keyword, value in keywords.items() if chance.random() < 0.5}
+
+
+def wrapped(chance: random.Random, objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """A schema with those in the places that schemas stand in."""
+    first, second = objects
+    places: list[dict[str, Any]] = [
+        first,
+        {"anyOf": objects},
+        {"allOf": objects},
+        {"type": "array", "items": first, "minItems": 1, "maxItems": 3},
+        {"type": "object", "properties": {"a": first}, "required": ["a"], "additionalProperties": second},
+        {"type": "array", "prefixItems": objects, "minItems": 2, "items": False},
+        {"type": "object", "patternProperties": {"^a": {"$ref": "#/$defs/x"}}, "$defs": {"x": first}},
+    ]
+    return chance.choice(places)
+
+
+def drawn(chance: random.Random, schema: dict[str, Any]) -> str | None:
+    """An answer of tokens that are drawn from what is allowed, few of them; None if it becomes long."""
+    allowed_tokens = Grammars(TOKENIZER, V, [END]).begin(JsonGrammar(schema))
+    ids: list[int] = []
+    while len(ids) < 100:
+        allowed = allowed_tokens.after(ids[-1:])
+        token = chance.choice([token for token in PIECES if allowed[token]] or list(allowed.nonzero()[0]))
+        if token == END:
+            return TOKENIZER.decode(ids)
+        ids.append(int(token))
+    return None
 
 
 PERSON = {

@@ -10,10 +10,11 @@ import pytest
 from gpu_assets.errors import ArtifactInvalid
 from gpu_assets.settings import Settings
 from serving.inference.engine import Engine, EngineStopped
-from serving.inference.loader import ModelFolder
+from serving.inference.loader import ModelFolder, NotAModelFolder, inspect_folder
 from serving.inference.pool import AmbiguousModel, ModelPool, NoChampion, PoolBusy, StillLoading, UnknownModel
 from serving.inference.probe import ProbeFailed
-from tests.serving.inference.support import Models, ScriptedEngine, run, write_model
+from serving.inference.registry import IdReserved
+from tests.serving.inference.support import Models, ScriptedEngine, change_json, run, write_model
 
 
 class Loaded:
@@ -182,6 +183,56 @@ def test_held_weights_with_another_renderer_are_refused(pool: ModelPool, models:
         await pool.load(models.plain)
         with pytest.raises(PoolBusy, match="another renderer"):
             await pool.load(tmp_path / "copy")
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_other"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, True),
+        ({"rms_norm_eps": 0.1}, True),
+        ({"transformers_version": "0.0.1", "_name_or_path": "elsewhere"}, False),
+    ],
+)
+def test_held_weights_under_another_configuration_are_refused(
+    changed: dict[str, object], is_other: bool, pool: ModelPool, models: Models, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(models.plain, copy)
+    change_json(copy / "config.json", **changed)
+
+    async def check() -> None:
+        held = await pool.reload(models.plain)
+        if is_other:
+            with pytest.raises(PoolBusy, match="another configuration"):
+                await pool.reload(copy)
+            assert held.folder.path == models.plain.resolve()
+        else:
+            assert await pool.reload(copy) is held
+        assert pool.champion is held
+
+    run(check())
+
+
+@pytest.mark.parametrize("text", ['["no object"]', "{", "\xff", "[" * 100_000, '{"architectures": ["A", "B"]}'])
+def test_a_configuration_that_is_none_is_refused(text: str, pool: ModelPool, models: Models, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(models.plain, copy)
+    (copy / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(NotAModelFolder, match=r"config\.json"):
+        run(pool.load(copy))
+
+
+def test_no_model_is_registered_under_the_name_of_another_that_is_held(pool: ModelPool, models: Models) -> None:
+    profile = pool.settings.profile
+
+    async def check() -> None:
+        held = await pool.reload(models.first)
+        with pytest.raises(IdReserved, match=rf"'first'.*{held.weights_sha256}"):
+            pool.register("first", str(models.second), inspect_folder(models.second, profile), [])
+        pool.register("first", str(models.first), inspect_folder(models.first, profile), [])
+        assert pool.find("first") is held
 
     run(check())
 

@@ -83,6 +83,7 @@ def test_a_refusal_says_what_is_supported() -> None:
 
 MANY: dict[str, dict[str, Any]] = {
     "messages": {"messages": [1] * 100_000},
+    "messages that are some": {"messages": QUESTION * 100_000},
     "stop strings": {"stop": [1] * 100_000},
     "biases": {"logit_bias": {f"x{number}": 1 for number in range(100_000)}},
     "keys": {f"x{number}": 1 for number in range(100_000)},

@@ -1,6 +1,9 @@
 """What a request becomes for the engine, and what of several answers comes back."""
 
+import asyncio
+import threading
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -8,7 +11,8 @@ import pytest
 
 from gpu_assets.base_model.tiny import build_tokenizer
 from serving.inference.engine import JsonGrammar, Sampling
-from tests.serving.inference.support import CHAT, COMPLETIONS, ScriptedEngine, Serve, events_of
+from serving.inference.requests import HEAVY_CHARACTERS, INLINE_CHARACTERS, aside
+from tests.serving.inference.support import CHAT, COMPLETIONS, ScriptedEngine, Serve, events_of, run
 
 TOKENIZER = build_tokenizer()
 IDS = TOKENIZER.encode("hello 漢, is it").ids
@@ -237,3 +241,32 @@ def test_the_times_between_tokens_are_counted_where_they_come_one_by_one(serve: 
         assert counted in (await http.get("/metrics")).text
 
     serve(check)
+
+
+@pytest.mark.parametrize(
+    ("characters", "at_once", "in_loop"),
+    [(INLINE_CHARACTERS, 1, True), (INLINE_CHARACTERS + 1, 2, False), (HEAVY_CHARACTERS + 1, 1, False)],
+)
+def test_long_texts_are_worked_on_beside_the_event_loop_and_heavy_ones_one_at_a_time(
+    characters: int, at_once: int, in_loop: bool
+) -> None:
+    both, running, most = threading.Barrier(2), 0, 0
+    lock, threads = threading.Lock(), set()
+
+    def work(text: str) -> str:
+        nonlocal running, most
+        with lock:
+            running, most = running + 1, max(most, running + 1)
+            threads.add(threading.get_ident())
+        with suppress(threading.BrokenBarrierError):
+            both.wait(timeout=1)
+        with lock:
+            running -= 1
+        return text
+
+    async def check() -> None:
+        assert await asyncio.gather(*(aside(characters, work, text) for text in "ab")) == ["a", "b"]
+
+    run(check())
+    assert most == at_once
+    assert (threads == {threading.get_ident()}) is in_loop

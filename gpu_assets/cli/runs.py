@@ -5,7 +5,7 @@ killed together with the platform must not stay `STARTED` for ever: the sensors 
 run covers, and Dagster's run monitoring cannot see that a local process is gone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
@@ -18,27 +18,37 @@ STOPPED = "The platform was stopped; what this run covers is planned again at it
 LEFT = "The platform ended before this run did; what it covers is planned again."
 
 
-def cancel_open_runs(workspace: Workspace) -> int:
-    """Mark open runs as canceled, before their processes are interrupted; their number.
+def cancel_open_runs(workspace: Workspace) -> list[str]:
+    """Mark open runs as canceled, before their processes are interrupted; their ids.
 
     Not as being canceled: a process that is interrupted while it still imports, as a run's first seconds are,
     says nothing any more, and the code server then reports whatever has not ended as failed. What has ended is
     left as it is, by the code server and by the run's own process.
     """
-    return _close(workspace, STOPPED)
-
-
-def close_left_runs(workspace: Workspace) -> int:
-    """Mark open runs as canceled, when none of their processes is left; their number."""
-    return _close(workspace, LEFT)
-
-
-def _close(workspace: Workspace, why: str) -> int:
     with _instance(workspace) as instance:
-        runs = _open_runs(instance)
-        for run in runs:
-            instance.report_run_canceled(run, why)
-    return len(runs)
+        return _cancel(instance, _open_runs(instance), STOPPED)
+
+
+def close_left_runs(workspace: Workspace, canceled: Collection[str] = ()) -> list[str]:
+    """Mark open runs as canceled, when none of their processes is left; their ids.
+
+    Args:
+        canceled: ids of what `cancel_open_runs` marked. A process that had not begun its run by then takes the mark
+            back, and says that it failed once it is interrupted; it is marked again.
+    """
+    with _instance(workspace) as instance:
+        failed = _failed(instance, canceled) if canceled else []
+        return _cancel(instance, failed, STOPPED) + _cancel(instance, _open_runs(instance), LEFT)
+
+
+def _cancel(instance: dg.DagsterInstance, runs: Sequence[dg.DagsterRun], why: str) -> list[str]:
+    for run in runs:
+        instance.report_run_canceled(run, why)
+    return [run.run_id for run in runs]
+
+
+def _failed(instance: dg.DagsterInstance, run_ids: Collection[str]) -> Sequence[dg.DagsterRun]:
+    return instance.get_runs(dg.RunsFilter(run_ids=list(run_ids), statuses=[dg.DagsterRunStatus.FAILURE]))
 
 
 def _open_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:

@@ -48,15 +48,17 @@ def _dagster(settings: Settings, environment: list[str]) -> ChildSpec:
     address = ["-h", host, "-p", str(port)]
     dev = [sys.executable, "-m", "dagster", "dev", "-w", str(PROJECT_ROOT / "workspace.yaml"), *address]
 
+    canceled: list[str] = []
+
     def close_left_runs() -> None:
         from gpu_assets.cli import runs
 
-        runs.close_left_runs(workspace)
+        runs.close_left_runs(workspace, canceled)
 
     def cancel_open_runs() -> None:
         from gpu_assets.cli import runs
 
-        runs.cancel_open_runs(workspace)
+        canceled.extend(runs.cancel_open_runs(workspace))
 
     return ChildSpec(
         name="dagster",

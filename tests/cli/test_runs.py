@@ -37,9 +37,23 @@ def test_runs_that_a_stop_interrupts_are_canceled_once(
 ) -> None:
     run_id = add_run(instance, status)
 
-    assert cancel_open_runs(workspace) == 1
+    assert cancel_open_runs(workspace) == [run_id]
     assert status_of(instance, run_id) == Status.CANCELED
-    assert close_left_runs(workspace) == 0
+    assert close_left_runs(workspace) == []
+
+
+def test_a_run_that_says_it_failed_after_the_stop_canceled_it_has_not(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    stopped, failed_before = add_run(instance, Status.STARTING), add_run(instance, Status.FAILURE)
+    canceled = cancel_open_runs(workspace)
+    run = instance.get_run_by_id(stopped)
+    assert run is not None
+    instance.report_run_failed(run)
+
+    assert close_left_runs(workspace, canceled) == [stopped]
+    assert status_of(instance, stopped) == Status.CANCELED
+    assert status_of(instance, failed_before) == Status.FAILURE
 
 
 @pytest.mark.parametrize("status", [Status.STARTING, Status.STARTED, Status.CANCELING])
@@ -48,7 +62,7 @@ def test_a_run_without_a_process_is_closed_as_canceled(
 ) -> None:
     run_id = add_run(instance, status)
 
-    assert close_left_runs(workspace) == 1
+    assert close_left_runs(workspace) == [run_id]
     assert status_of(instance, run_id) == Status.CANCELED
 
 
@@ -58,12 +72,12 @@ def test_runs_that_wait_or_have_ended_are_left_alone(
 ) -> None:
     run_id = add_run(instance, status)
 
-    assert close_left_runs(workspace) == 0
+    assert close_left_runs(workspace) == []
     assert status_of(instance, run_id) == status
 
 
 def test_a_run_of_the_command_line_is_left_alone(workspace: Workspace, instance: dg.DagsterInstance) -> None:
     run_id = add_run(instance, Status.STARTED, launched=False)
 
-    assert close_left_runs(workspace) == 0
+    assert close_left_runs(workspace) == []
     assert status_of(instance, run_id) == Status.STARTED

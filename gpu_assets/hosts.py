@@ -105,7 +105,8 @@ class HostRegistry(_Entry):
         """
         if host_id is not None and host_id not in self.hosts:
             raise SettingsError(f"host {host_id!r} is not in hosts.json; known hosts: {sorted(self.hosts)}")
-        order = [host_id] if host_id else [self.default_trainer, self.default_inference, *self.hosts]
+        every = dict.fromkeys((self.default_trainer, self.default_inference, *self.hosts))
+        order = [host_id] if host_id else list(every)
         for candidate in order:
             if service in self.hosts[candidate].services:
                 return candidate, self.hosts[candidate].services[service]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -95,6 +95,8 @@ PRESET_PREFIX = "preset:"
 ENVIRONMENT_ONLY = ("home", "config_file", "hosts_file", "inference_read_key", "inference_admin_key")
 SECRETS = {"inference_read_key": "INFERENCE_READ_KEY", "inference_admin_key": "INFERENCE_ADMIN_KEY"}
 """Field to variable; never shown."""
+KEY_PROBLEM = "key_problem"
+"""The type of errors about keys, which are in no file."""
 
 
 class Settings(BaseSettings):
@@ -154,11 +156,12 @@ class Settings(BaseSettings):
         for name, variable in SECRETS.items():
             problem = _key_problem(getattr(self, name))
             if problem is not None:
-                raise ValueError(f"{variable} {problem}")
+                raise PydanticCustomError(KEY_PROBLEM, "{message}", {"message": f"{variable} {problem}"})
         if set(split_keys(self.inference_read_key)) & set(split_keys(self.inference_admin_key)):
-            raise ValueError(
+            raise PydanticCustomError(
+                KEY_PROBLEM,
                 "INFERENCE_READ_KEY and INFERENCE_ADMIN_KEY are equal, or have a key in common, so that whoever may "
-                "ask could change what is served: set another one, or unset one and it is made"
+                "ask could change what is served: set another one, or unset one and it is made",
             )
         return self
 
@@ -415,7 +418,8 @@ def _problems_by_source(error: ValidationError, config_file: Path, overrides: di
     """The same, those of a source behind its name."""
     by_source: dict[str, list[str]] = {}
     for problem in error.errors():
-        source = _source(problem["loc"], config_file, overrides)
+        is_of_key = problem["type"] == KEY_PROBLEM
+        source = "environment" if is_of_key else _source(problem["loc"], config_file, overrides)
         by_source.setdefault(source, []).append(_sentence(problem, ""))
     return [f"{source}: {'; '.join(sentences)}" for source, sentences in by_source.items()]
 
@@ -435,7 +439,7 @@ def _source(place: Sequence[int | str], config_file: Path, overrides: Any) -> st
 
 def _sentence(problem: ErrorDetails, below: str) -> str:
     where = ".".join(str(part) for part in (below, *problem["loc"]) if part != "") or "settings"
-    if problem["type"] == "value_error":  # a rule of ours, which names its fields
+    if problem["type"] in ("value_error", KEY_PROBLEM):  # a rule of ours, which names its fields
         return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key{_nested_instead(str(problem['loc'][-1]), problem['input'])}"

@@ -19,7 +19,7 @@ console = Console()
 
 @or_exit
 def init_model(
-    out: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: new, empty, or a model of ours, which is replaced.")],
     preset: Annotated[str, typer.Option(help="Built-in model.")] = "tiny",
     seed: Annotated[int, typer.Option(min=0, help="Of the weights; the same seed gives the same weights.")] = 42,
 ) -> None:

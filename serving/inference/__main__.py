@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -30,6 +31,7 @@ from serving.inference.watch import EngineBeyondRepair
 logger = logging.getLogger(__name__)
 
 GRACE_S = 3
+MAX_PORT = 65_535
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,8 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serving.inference", description="OpenAI-compatible server.")
     parser.add_argument("--model", type=Path, help="folder of the first champion; default: what is deployed")
     parser.add_argument("--host", help="address to bind; default: hosts.json")
-    parser.add_argument("--port", type=int, help="port to bind, 0 for a free one; default: hosts.json")
+    parser.add_argument("--port", type=_port, help="port to bind, 0 for a free one; default: hosts.json")
     return parser
+
+
+def _port(text: str) -> int:
+    with suppress(ValueError):
+        if 0 <= int(text) <= MAX_PORT:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to {MAX_PORT}")
 
 
 def _address(settings: Settings, host: str | None, port: int | None) -> tuple[str, int]:
@@ -91,7 +100,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """A listening socket, so that a port in use is a sentence and not a traceback."""
     try:
         return bound_buffers(socket.create_server((host, port), backlog=2048))
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise InUse(f"cannot listen on {host}:{port}: {error}; stop what uses it, or pass --port") from None
 
 

@@ -1,13 +1,15 @@
 """Answers that are JSON: which tokens a schema allows next, told by llguidance's automaton.
 
 White space is one space at most, wherever JSON allows white space: a model that is unsure could write it for ever,
-and one that has learned either of the usual ways to write JSON in a line writes on as it has learned. Keywords that
-the automaton does not know are refused, never left out. Knows nothing of torch or of engines.
+and one that has learned either of the usual ways to write JSON in a line writes on as it has learned. What the
+automaton does not know or does not keep is refused, never left out. It lets an answer repeat a key that the schema does
+not name: parsers take the last, which is as the schema wants it. Knows nothing of torch or of engines.
 """
 
 import json
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,15 @@ _OPTIONS: "JsonCompileOptions" = {
     "whitespace_pattern": " ",
     "coerce_one_of": False,
     "lenient": False,
+    "json_allowed_escapes": 'nrbtf"\\u',
+    "json_allow_general_unicode_escapes": False,
 }
 """All of them, so that no schema sets its own by an `x-guidance` key."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ESCAPES = LLMatcher.grammar_from_lark(r"start: /([^\\]|\\[^u]|\\u00([01][0-9a-fA-F]|7[fF]))*/")
+"""Text that escapes no other characters by their numbers than control characters: a schema's automaton takes `\\u0061`
+for another key than `a`.
+"""
 
 
 def check_grammar(grammar: JsonGrammar) -> None:
@@ -41,7 +50,7 @@ def check_grammar(grammar: JsonGrammar) -> None:
     Raises:
         GrammarError: if they cannot.
     """
-    AllowedTokens(LLMatcher(_of_bytes(), _compile(grammar), log_level=0), BYTES).after([])
+    AllowedTokens(_of_bytes(), _compile(grammar), BYTES).after([])
 
 
 @cache
@@ -53,8 +62,8 @@ def _of_bytes() -> LLTokenizer:
 class AllowedTokens:
     """Where one answer is in its grammar. Not for several threads at once."""
 
-    def __init__(self, matcher: LLMatcher, vocabulary: int) -> None:
-        self._matcher = matcher
+    def __init__(self, tokenizer: LLTokenizer, compiled: str, vocabulary: int) -> None:
+        self._matchers = [LLMatcher(tokenizer, each, log_level=0) for each in (compiled, _ESCAPES)]
         self._vocabulary = vocabulary
         self._raise_error()
 
@@ -66,14 +75,16 @@ class AllowedTokens:
         Raises:
             GrammarError: if the automaton gives up; it has limits that only odd schemas reach.
         """
-        self._matcher.consume_tokens(list(new_ids))
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        for matcher in self._matchers:
+            matcher.consume_tokens(list(new_ids))
+        of_schema, of_escapes = (np.frombuffer(each.compute_bitmask(), dtype=np.uint8) for each in self._matchers)
         self._raise_error()
-        return np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(np.bool_)
+        return np.unpackbits(of_schema & of_escapes, count=self._vocabulary, bitorder="little").view(np.bool_)
 
     def _raise_error(self) -> None:
-        if self._matcher.is_error():
-            reason = self._matcher.get_error().partition("\n")[0]
+        failed = next((matcher for matcher in self._matchers if matcher.is_error()), None)
+        if failed is not None:
+            reason = failed.get_error().partition("\n")[0]
             raise GrammarError(f"answers cannot be held to this schema: {reason}; make it simpler")
 
 
@@ -102,7 +113,7 @@ class Grammars:
             if self._prepared is None:
                 text = self._source.to_str()
                 self._prepared = LLTokenizer(text, n_vocab=self._vocabulary, eos_token=self._end_ids)
-        return AllowedTokens(LLMatcher(self._prepared, compiled, log_level=0), self._vocabulary)
+        return AllowedTokens(self._prepared, compiled, self._vocabulary)
 
 
 def _compile(grammar: JsonGrammar) -> str:
@@ -118,7 +129,30 @@ def _compile(grammar: JsonGrammar) -> str:
         raise GrammarError(
             f"answers cannot be held to this schema: {'; '.join(problems)}; change or leave out that part"
         )
+    unkept = next(_unkept(schema), None)
+    if unkept is not None:
+        raise GrammarError(f"answers cannot be held to this schema: {unkept}")
     return compiled
+
+
+def _unkept(part: object, place: str = "#") -> Iterator[str]:
+    """What the automaton takes and does not keep. Looks at everything, since a `$ref` may point at any of it."""
+    if isinstance(part, list):
+        for index, inner in enumerate(part):
+            yield from _unkept(inner, f"{place}/{index}")
+    if not isinstance(part, dict):
+        return
+    least, required, properties = (part.get(keyword) for keyword in ("minProperties", "required", "properties"))
+    named = {str(name) for name in required} if isinstance(required, list) else set()
+    if isinstance(least, int) and least > len(named) + 1:
+        yield (
+            f"minProperties at {place} is {least} and required names {len(named)}: the rest could be one key, repeated;"
+            f" name {least - 1} in required, or lower minProperties to {len(named) + 1}"
+        )
+    for name in filter(_CONTROL.search, named.union(properties if isinstance(properties, dict) else ())):
+        yield f"the property {name!r} at {place} has a control character, which can be spelt in two ways; rename it"
+    for keyword, inner in part.items():
+        yield from _unkept(inner, f"{place}/{keyword}")
 
 
 def _is_deeper(value: object, levels: int) -> bool:

@@ -205,7 +205,7 @@ async def _newest(inbox: Inbox) -> GenerationOutput:
 
 
 def _load_model(folder: ModelFolder, dtype: torch.dtype) -> PreTrainedModel:
-    """Weights that are missing or too many are refused: transformers would make them up or drop them."""
+    """Weights that are missing, too many or of other shapes are refused: transformers makes them up or drops them."""
     try:
         loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
             folder.path,
@@ -215,16 +215,29 @@ def _load_model(folder: ModelFolder, dtype: torch.dtype) -> PreTrainedModel:
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else the error does not say which; `_check_weights` refuses them
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ArtifactInvalid(f"{folder.path} does not load: {error}") from error
     model, report = loaded
-    problems = {what: sorted(map(str, names)) for what, names in report.items() if names}
-    if problems:
-        raise ArtifactInvalid(f"{folder.path} does not hold the weights of its config.json: {problems}")
+    _check_weights(folder, report)
     if type(model).__name__ != folder.architecture:
         raise ArtifactInvalid(f"{folder.path} loads as {type(model).__name__}, wanted {folder.architecture}")
     return model
+
+
+def _check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:
+    wrong = [
+        f"{name} is {tuple(seen)}, wanted {tuple(wanted)}" for name, seen, wanted in sorted(report["mismatched_keys"])
+    ]
+    if wrong:
+        raise ArtifactInvalid(
+            f"{folder.path}: the shapes of {len(wrong)} weights are not those of its config.json: "
+            f"{'; '.join(wrong[:2])}; put the config.json there that they were saved with"
+        )
+    problems = {what: sorted(map(str, names)) for what, names in report.items() if names}
+    if problems:
+        raise ArtifactInvalid(f"{folder.path} does not hold the weights of its config.json: {problems}")
 
 
 def _end_ids(folder: ModelFolder, model: PreTrainedModel) -> list[int]:

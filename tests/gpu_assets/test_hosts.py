@@ -37,7 +37,9 @@ def test_a_bare_number_is_a_port(registry: HostRegistry) -> None:
 
 
 def test_a_service_nobody_offers_is_refused_with_those_that_are(registry: HostRegistry) -> None:
-    with pytest.raises(SettingsError, match=r"'vault' is offered by none .*\['dagster', 'inference'\]"):
+    with pytest.raises(
+        SettingsError, match=r"'vault' is offered by none of \['4090', '3090'\]; .*\['dagster', 'inference'\]"
+    ):
         registry.url("vault")
 
 

@@ -14,6 +14,7 @@ import pytest
 from gpu_assets.settings import PROJECT_ROOT
 from resources.keys import KEY_FILE
 from resources.services import InferenceClient
+from serving.inference.__main__ import main
 from tests.serving.inference.support import START_TIMEOUT_S, Models, Server, change_json, ready_server, start_server
 
 MESSAGE = {"role": "user", "content": "hello"}
@@ -80,6 +81,14 @@ def test_a_port_in_use_is_a_sentence_and_exit_code_2(tmp_path: Path) -> None:
         server = start_server(tmp_path, "--port", str(port))
     assert server.process.wait(timeout=START_TIMEOUT_S) == 2
     assert f"cannot listen on 127.0.0.1:{port}" in server.output.read_text()
+
+
+@pytest.mark.parametrize("port", ["99999", "65536", "-1", "many", "1" * 5000])
+def test_what_is_no_port_is_an_error_of_the_command_line(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--port", port])
+    assert ended.value.code == 2
+    assert f"argument --port: {port!r} is no port: 0 to 65535" in capsys.readouterr().err
 
 
 def test_a_refused_model_is_a_sentence_and_exit_code_2(tmp_path: Path, models: Models) -> None:

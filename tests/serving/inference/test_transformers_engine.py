@@ -21,7 +21,7 @@ from serving.inference.engine import (
     Tokens,
 )
 from serving.inference.transformers_engine import TransformersEngine, load_engine
-from tests.serving.inference.support import Inspect, Models, StartEngine, generate, generate_all, run
+from tests.serving.inference.support import Inspect, Models, StartEngine, change_json, generate, generate_all, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = [list(range(10 + i, 40 + 2 * i)) for i in range(8)]
@@ -206,6 +206,21 @@ def test_weights_that_do_not_fill_the_architecture_are_refused(
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ArtifactInvalid, match="up_proj"):
         load_engine(inspect(folder), Serving())
+
+
+def test_weights_of_other_shapes_than_the_configs_are_refused_with_both(
+    models: Models, inspect: Inspect, tmp_path: Path
+) -> None:
+    folder = tmp_path / "misshapen"
+    shutil.copytree(models.plain, folder)
+    change_json(folder / "config.json", intermediate_size=128)
+    rows, columns = load_file(folder / "model.safetensors")["model.layers.0.mlp.up_proj.weight"].shape
+    with pytest.raises(ArtifactInvalid) as refused:
+        load_engine(inspect(folder), Serving())
+    message = str(refused.value)
+    assert message.startswith(f"{folder}: the shapes of 12 weights are not those of its config.json: ")
+    assert f"model.layers.0.mlp.gate_proj.weight is ({rows}, {columns}), wanted (128, {columns}); " in message
+    assert message.endswith("; put the config.json there that they were saved with")
 
 
 def test_weights_that_are_cut_off_are_refused(models: Models, inspect: Inspect, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import dagster as dg
 from gpu_assets.base_model.describe import what_base_model_lacks
 from gpu_assets.datasets.records import MAX_FAILURES
 from resources.platform import Platform
+from sensors.runs import has_failed
 
 BASE_MODEL = dg.AssetKey("base_model")
 FOUNDATIONS = (BASE_MODEL, dg.AssetKey("evaluation_sets"))
@@ -29,11 +30,11 @@ def build_foundations_sensor(platform: Platform, job_name: str) -> dg.SensorDefi
             missing = [key for key in missing if key != BASE_MODEL]
         if not missing:
             return dg.SkipReason(f"the base model is waited for: {lacking}")
-        newest = context.instance.get_runs(dg.RunsFilter(job_name=job_name), limit=MAX_FAILURES)
-        if any(not run.is_finished for run in newest):
+        newest = context.instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=MAX_FAILURES)
+        if any(not record.dagster_run.is_finished for record in newest):
             return dg.SkipReason("a run over the foundations is queued or running")
         names = ", ".join(key.to_user_string() for key in missing)
-        if len(newest) == MAX_FAILURES and all(run.status == dg.DagsterRunStatus.FAILURE for run in newest):
+        if len(newest) == MAX_FAILURES and all(has_failed(context.instance, record) for record in newest):
             return dg.SkipReason(
                 f"{MAX_FAILURES} runs over {names} failed; mend the cause and materialize them by hand"
             )

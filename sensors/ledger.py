@@ -10,7 +10,7 @@ import dagster as dg
 
 from gpu_assets.datasets.records import MAX_FAILURES
 from gpu_assets.lineage.events import LEDGER, NEWEST_COUNTED, newest_validation_id
-from sensors.runs import count_open_runs
+from sensors.runs import count_failed_runs, count_open_runs
 
 INTERVAL_S = 15
 """A burst of files is counted a few times, not once a file."""
@@ -51,12 +51,11 @@ def build_ledger_sensor(job_name: str) -> dg.SensorDefinition:
         # Open runs first: one that ends in between has recorded what it counted.
         is_open = count_open_runs(instance, job_name) > 0
         counted, since = _counted(instance)
-        failures = dg.RunsFilter(job_name=job_name, statuses=[dg.DagsterRunStatus.FAILURE], created_after=since)
         reason = plan_ledger(
             newest_validation_id(instance),
             counted,
             is_open=is_open,
-            failed=len(instance.get_runs(failures, limit=MAX_FAILURES)),
+            failed=count_failed_runs(instance, job_name, since),
         )
         return dg.RunRequest() if reason is None else dg.SkipReason(reason)
 

@@ -67,6 +67,12 @@ def count_open_runs(instance: dg.DagsterInstance, job_name: str) -> int:
     return instance.get_runs_count(dg.RunsFilter(job_name=job_name, statuses=list(OPEN)))
 
 
+def count_failed_runs(instance: dg.DagsterInstance, job_name: str, since: datetime) -> int:
+    """How many runs of the job that were created after a time have failed."""
+    filters = dg.RunsFilter(job_name=job_name, statuses=[dg.DagsterRunStatus.FAILURE], created_after=since)
+    return sum(has_failed(instance, record) for record in _records(instance, filters))
+
+
 def run_size(failed: int) -> int:
     """How many keys the next run over keys that failed so often holds at most."""
     return KEYS_PER_RUN[min(failed, len(KEYS_PER_RUN) - 1)]
@@ -161,17 +167,25 @@ def _step_error(event: dg.DagsterEvent) -> str | None:
 def _failures(instance: dg.DagsterInstance, record: dg.RunRecord, keys: int) -> int:
     """What a run counts: a failure that another try cannot mend counts until the next run holds fewer keys.
 
-    So the third failure, which is the last, is always of a run of one key. A run that a person ended has not
-    failed, though one that was still starting says so; neither has one that a full disk ended.
+    So the third failure, which is the last, is always of a run of one key.
+    """
+    if not has_failed(instance, record):
+        return 0
+    if PERMANENT_TAG not in record.dagster_run.tags:
+        return 1
+    return next((failed for failed in range(1, MAX_FAILURES) if run_size(failed) < keys), MAX_FAILURES)
+
+
+def has_failed(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+    """Whether a run failed by itself.
+
+    A run that a person ended has not, though one that was still starting says so; neither has one that a full disk
+    ended.
     """
     run = record.dagster_run
     if run.status != dg.DagsterRunStatus.FAILURE or not run.tags.keys().isdisjoint(NO_FAULT_TAGS):
-        return 0
-    if record.start_time is None and was_asked_to_end(instance, run):
-        return 0
-    if PERMANENT_TAG not in run.tags:
-        return 1
-    return next((failed for failed in range(1, MAX_FAILURES) if run_size(failed) < keys), MAX_FAILURES)
+        return False
+    return record.start_time is not None or not was_asked_to_end(instance, run)
 
 
 def was_asked_to_end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

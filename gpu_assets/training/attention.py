@@ -27,6 +27,8 @@ MIN_CAPABILITY = (8, 0)
 """Of the device's: FlashAttention needs Ampere or later."""
 BLOCK = 128
 """Positions of one of `flex_attention`'s blocks, of queries and of keys."""
+HEAD_STEP, MAX_HEAD_SIZE = 8, 256
+"""Of torch's variable-length kernel: heads are a multiple of the one and at most the other."""
 HARMLESS = {
     "position_ids",
     "position_embeddings",
@@ -132,6 +134,7 @@ def varlen_attention(
     from torch.nn.attention import varlen
 
     _refuse_others(module, VARLEN, _unknown_mask(attention_mask, sliding_window, longest), others)
+    _refuse_head_sizes(module, query_BHTD.shape[-1], value_BHTD.shape[-1])
     before = -1 if sliding_window is None or sliding_window >= longest else sliding_window - 1
     dtype = value_BHTD.dtype
     query, key, value = (part.squeeze(0).transpose(0, 1).to(dtype) for part in (query_BHTD, key_BHTD, value_BHTD))
@@ -183,6 +186,16 @@ def flex_document_attention(
         enable_gqa=True,
     )
     return output_BHTD.transpose(1, 2), None
+
+
+def _refuse_head_sizes(module: torch.nn.Module, size: int, value_size: int) -> None:
+    """Where the kernel itself would end in an error that names no model."""
+    if size == value_size and size % HEAD_STEP == 0 and size <= MAX_HEAD_SIZE:
+        return
+    raise ModelUnsupported(
+        f"{type(module).__name__} has heads of size {size} with values of size {value_size}; {VARLEN} of packs takes "
+        f"one size for both, a multiple of {HEAD_STEP} and at most {MAX_HEAD_SIZE}: set hyperparams.layout to padded"
+    )
 
 
 def _unknown_mask(mask: object, sliding_window: int | None, longest: int) -> object:

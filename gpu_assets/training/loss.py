@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from gpu_assets.errors import ModelUnsupported
 from gpu_assets.rendering import Sample
 from gpu_assets.training.attention import document_arguments
 from gpu_assets.training.batches import Layout
@@ -83,19 +84,22 @@ class SupervisedLoss(nn.Module):
         return decoded
 
     def own_pass(self, row: Tensors) -> OwnPass:
-        """What the model itself makes of one document, through all of its logits: for comparison, on a short one."""
+        """What the model itself makes of one document, through all of its logits: for comparison, on a short one.
+
+        Raises:
+            ModelUnsupported: if the model has no decoder whose last hidden states go to a head.
+        """
         seen: dict[str, torch.Tensor] = {}
 
         def note_decoder(_: nn.Module, __: Any, output: Any) -> None:
-            seen["decoded"] = output.last_hidden_state
+            if hasattr(output, "last_hidden_state"):
+                seen["decoded"] = output.last_hidden_state
 
         def note_head(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             seen["input"], seen["output"] = inputs[0], output
 
-        hooks = [
-            self.model.base_model.register_forward_hook(note_decoder),
-            self.model.get_output_embeddings().register_forward_hook(note_head),
-        ]
+        parts = ((self.model.base_model, note_decoder), (self.model.get_output_embeddings(), note_head))
+        hooks = [part.register_forward_hook(note) for part, note in parts if part is not None]
         try:
             own = self.model(
                 input_ids=row.ids_BT,
@@ -107,6 +111,12 @@ class SupervisedLoss(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+        if not {"decoded", "input", "output"} <= seen.keys():
+            raise ModelUnsupported(
+                f"{type(self.model).__name__} cannot be trained: its forward pass does not hand the last hidden states "
+                "of one decoder, its base_model, to one head, and the loss is taken between the two. Nothing was "
+                "trained; take a model of a class that does, such as Qwen3ForCausalLM or LlamaForCausalLM"
+            )
         return OwnPass(own.loss, seen["decoded"], seen["input"], seen["output"], own.logits)
 
     def _documents(self, bounds: torch.Tensor | None, longest: int) -> dict[str, Any]:

@@ -6,8 +6,8 @@ each precision and fitted to the layer's widths (docs/memory.md has the figures 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
 from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -110,6 +110,11 @@ class Setup:
         """The same with other hyperparameters."""
         hyperparams = Hyperparams.model_validate(self.hyperparams.model_dump() | changes)
         return Setup(self.shape, hyperparams, self.precision, self.device, self.shards)
+
+    @property
+    def takes_any_optimizer(self) -> bool:
+        """8-bit and paged states are on a GPU, and cannot be cut up."""
+        return self.device == "cuda" and self.shards == 1
 
     @property
     def is_packed(self) -> bool:
@@ -229,7 +234,9 @@ def refusal(setup: Setup, budget: int, where: str) -> str | None:
     needs = f"training needs about {gigabytes(plan.total)} GB at its peak, {where} has {gigabytes(budget)} GB"
     found = advise(setup, budget)
     if not found:
-        return f"{needs}: no setting is enough; take a smaller model, a lower hyperparams.max_length or more memory"
+        ways = "".join(f"; or set {way}" for way in _beyond(setup, budget))
+        alone = f"no hyperparams are enough at a max_length of {setup.hyperparams.max_length}"
+        return f"{needs}: {alone}; take a smaller model or more memory{ways}"
     largest = max(plan.parts, key=lambda part: part.bytes)
     ways = "; or ".join(f"{advice.change} (peak then {gigabytes(advice.total)} GB)" for advice in found)
     return (
@@ -260,13 +267,50 @@ def gigabytes(amount: int) -> str:
     return f"{amount / GB:.2f}"
 
 
+def _beyond(setup: Setup, budget: int) -> Iterator[str]:
+    """What is enough where no hyperparameters are at this length: a lower one, more GPUs."""
+    for changed in (_shorter(setup), _cut_up(setup)):
+        found = (_with_advice(words, other, budget) for words, other in changed)
+        yield from islice(filter(None, found), 1)
+
+
+def _shorter(setup: Setup) -> Iterator[tuple[str, Setup]]:
+    lengths = (setup.hyperparams.max_length // 2**halvings for halvings in range(1, 16))
+    for length in lengths:
+        if _are_accepted(setup.hyperparams, {"max_length": length}):
+            yield f"hyperparams.max_length to {length}", setup.changed(max_length=length)
+
+
+def _cut_up(setup: Setup) -> Iterator[tuple[str, Setup]]:
+    """Among more GPUs of this size, each with its own memory; AdamW's states alone can be cut up."""
+    optimizer = setup.hyperparams.optimizer.model_dump() | {"type": "adamw"}
+    if setup.device != "cuda" or not _are_accepted(setup.hyperparams, {"optimizer": optimizer}):
+        return
+    change = "" if setup.hyperparams.optimizer.type == "adamw" else " and hyperparams.optimizer.type to adamw"
+    for shards in (2, 4, 8, 16, 32, 64):
+        if shards > setup.shards:
+            words = f"distributed.sharding to full and distributed.processes to {shards} (a GPU each){change}"
+            yield words, replace(setup.changed(optimizer=optimizer), shards=shards)
+
+
+def _with_advice(words: str, setup: Setup, budget: int) -> str | None:
+    """What else to change after this so that it fits, and the peak then; None if nothing is enough."""
+    total, more = plan_memory(setup).total, ""
+    if total > budget:
+        found = next(iter(advise(setup, budget)), None)
+        if found is None:
+            return None
+        total, more = found.total, f" and {found.change}"
+    return f"{words}{more} (peak then {gigabytes(total)} GB)"
+
+
 def _single(setup: Setup, budget: int) -> Iterator[Advice]:
     hyperparams = setup.hyperparams
     tokens = _most_tokens_that_fit(setup, budget)
     if tokens is not None:
         change = _smaller_batches(setup, tokens)
         yield Advice(f"hyperparams.{change.words}", plan_memory(setup, tokens).total)
-    optimizers = ("adamw_8bit", "paged_adamw_8bit") if setup.device == "cuda" and not hyperparams.lora.rank else ()
+    optimizers = ("adamw_8bit", "paged_adamw_8bit") if setup.takes_any_optimizer and not hyperparams.lora.rank else ()
     for change in (*_checkpointing(hyperparams), *_other_changes(setup, optimizers)):
         if _are_accepted(hyperparams, change.fields):
             total = plan_memory(setup.changed(**change.fields)).total
@@ -296,7 +340,7 @@ class _Change(NamedTuple):
 def _changes(setup: Setup) -> list[_Change]:
     """What can be changed together; what costs least is first."""
     optimizers = ["adamw"] if setup.hyperparams.optimizer.type == "muon" else []
-    optimizers += ["paged_adamw_8bit"] if setup.device == "cuda" else []
+    optimizers += ["paged_adamw_8bit"] if setup.takes_any_optimizer else []
     return [
         *_checkpointing(setup.hyperparams),
         _smaller_batches(setup, setup.hyperparams.max_length),

@@ -73,7 +73,7 @@ def run_training(
     numerics = numerics_here(settings.hyperparams, settings.distributed)
     with line_held(workspace, report) as lock:
         discard_torn(workspace)
-        discard_void(workspace)
+        discard_void(workspace, report)
         line = line_of(base.weights_sha256, list_checkpoints(workspace))
         done = {} if retrain else {d.key: found for d in datasets if (found := find_trained(line, d.key)) is not None}
         todo = tuple(dataset for dataset in datasets if dataset.key not in done)
@@ -137,7 +137,7 @@ def _carry_out(
         raise
     with Interrupts():  # The outcome would be written again, from the last scheduled resume point on.
         checkpoint = publish_checkpoint(plan, outcome, workspace)
-    discard_void(workspace)
+    discard_void(workspace, report)
     return checkpoint
 
 

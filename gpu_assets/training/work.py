@@ -1,12 +1,13 @@
 """Work folders: a plan, its resume points, and who may work in them.
 
 `.training/<first 16 hex of the plan's id>/`. A training process holds the lock of the home's line
-from before it makes its folder until it has published, so whoever holds it may remove any folder.
+from before it makes its folder until it has published, so whoever holds it may remove any such folder.
 """
 
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = "training.lock"
 OPTIMIZERS = "optimizers"
 PLAN_FILE = "plan.json"
+WORK_NAME = re.compile(r"[0-9a-f]{16}")
 POLL_INTERVAL_S = 1.0
 ASKED = "asked"
 """Of a plan's file: what of the config of its run was not the default."""
@@ -103,17 +105,19 @@ def find_unfinished(workspace: Workspace, base_weights: str) -> Unfinished | Non
     return None
 
 
-def discard_void(workspace: Workspace) -> None:
-    """Remove the work folders of plans from which no line goes on; call it with the line held.
+def discard_void(workspace: Workspace, report: Callable[[str], None]) -> None:
+    """Remove the work folders of plans from which no line goes on, and say which; call it with the line held.
 
     A plan is void when it was published, or its parent has a successor; where it was asked to go on from the champion,
-    when that is another model now. One that waits in the line of another base model stays.
+    when that is another model now. One that waits in the line of another base model stays. A work folder without a
+    readable plan is void too; a folder of another name is none, and stays.
     """
     published, champion = list_checkpoints(workspace), _champion(workspace)
     kept = {folder for folder, plan in _plans(workspace) if _goes_on(plan, published, champion)}
     for folder in workspace.training.iterdir():
-        if folder.is_dir() and folder.name != OPTIMIZERS and folder not in kept:
+        if folder.is_dir() and WORK_NAME.fullmatch(folder.name) and folder not in kept:
             shutil.rmtree(folder)
+            report(f"removed the work folder {folder}: no line goes on from its plan")
 
 
 def discard_torn(workspace: Workspace) -> None:

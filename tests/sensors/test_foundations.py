@@ -48,6 +48,15 @@ def test_after_three_failed_runs_it_waits_for_a_person(tick, instance: dg.Dagste
     assert "3 runs over base_model, evaluation_sets failed; mend the cause" in tick().skip_message
 
 
+def test_a_run_that_was_asked_to_end_while_it_started_is_none_of_the_three(tick, instance: dg.DagsterInstance) -> None:
+    for _ in range(2):
+        add_failed_run(instance, "prepare", "none")
+    run = add_open_run(instance, "prepare", "none", status=dg.DagsterRunStatus.STARTING)
+    instance.report_run_canceling(run)
+    instance.report_run_failed(run)
+    assert isinstance(tick(), dg.RunRequest)
+
+
 def test_what_is_there_is_not_made_again(tick, instance: dg.DagsterInstance) -> None:
     record(instance, "base_model", "evaluation_sets")
     assert tick().skip_message == "the base model and the evaluation sets are there"

@@ -77,3 +77,15 @@ def test_after_three_failed_runs_it_waits_until_the_ledger_was_made_by_hand(tick
     count(instance)
     observe(instance, make_validation("b"))
     assert isinstance(tick(), dg.RunRequest)
+
+
+def test_a_run_that_was_asked_to_end_while_it_started_is_none_of_the_three(tick, instance: dg.DagsterInstance) -> None:
+    observe(instance, make_validation("a"))
+    run = add_open_run(instance, "ledger", "none", status=dg.DagsterRunStatus.STARTING)
+    instance.report_run_canceling(run)
+    instance.report_run_failed(run)
+    for _ in range(2):
+        add_failed_run(instance, "ledger", "none")
+    assert isinstance(tick(), dg.RunRequest)
+    add_failed_run(instance, "ledger", "none")
+    assert "3 runs over the ledger failed" in tick().skip_message

@@ -200,6 +200,17 @@ def test_what_an_attention_does_not_do_is_refused_by_name(name: str, monkeypatch
         call(name, torch.ones(1, 1, 5, 5))
 
 
+@pytest.mark.parametrize(("size", "value_size"), [(20, 20), (264, 264), (192, 128)])
+def test_heads_of_a_size_that_the_kernel_does_not_take_are_refused_by_name(
+    size: int, value_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_by_sdpa)
+    parts = [torch.randn(1, 4, 5, width) for width in (size, size, value_size)]
+    bounds = torch.tensor([0, 2, 5], dtype=torch.int32)
+    with pytest.raises(ModelUnsupported, match=f"Identity has heads of size {size} with values of size {value_size};"):
+        ALL_ATTENTION_FUNCTIONS[VARLEN](torch.nn.Identity(), *parts, None, bounds=bounds, longest=3)
+
+
 def test_a_window_that_no_mask_was_made_for_is_refused() -> None:
     with pytest.raises(ModelUnsupported, match="attention with sliding_window"):
         call(FLEX, sliding_window=2)

@@ -154,9 +154,39 @@ def test_several_changes_that_keep_all_weights_come_before_lora_alone() -> None:
     assert advice.total <= 8 * GB
 
 
-def test_where_nothing_is_enough_the_sentence_says_so() -> None:
-    sentence = refusal(make_setup("qwen3-4b"), 4 * GB, "the GPU")
-    assert sentence is not None and "no setting is enough; take a smaller model" in sentence
+@pytest.mark.parametrize(("device", "gigabytes"), [("cuda", 1), ("cpu", 4)])
+def test_where_nothing_is_enough_the_sentence_says_so(device: Literal["cuda", "cpu"], gigabytes: int) -> None:
+    """Not a lower max_length, where the weights alone are too large."""
+    sentence = refusal(replace(make_setup("qwen3-4b"), device=device), gigabytes * GB, "here")
+    assert sentence is not None
+    assert sentence.endswith("no hyperparams are enough at a max_length of 512; take a smaller model or more memory")
+
+
+def test_where_no_setting_is_enough_the_fewest_gpus_that_share_the_weights_are_named() -> None:
+    sentence = refusal(make_setup("qwen3-4b", optimizer={"type": "paged_adamw_8bit"}), 4 * GB, "the GPU")
+    assert sentence is not None and "max_length to" not in sentence
+    assert (
+        "distributed.sharding to full and distributed.processes to 4 (a GPU each) and hyperparams.optimizer.type to "
+        "adamw and " in sentence
+    )
+    assert sentence.endswith("hyperparams.lora.rank to 16 (peak then 3.77 GB)")
+
+
+def test_a_lower_max_length_is_named_where_it_is_enough_and_how_low() -> None:
+    setup = make_setup("qwen3-4b", max_length=16384)
+    sentence = refusal(setup, 10 * GB, "the GPU")
+    assert sentence is not None and "; or set hyperparams.max_length to 512 and hyperparams.use_gradient" in sentence
+    assert advise(setup.changed(max_length=512), 10 * GB)
+    assert not advise(setup.changed(max_length=1024), 10 * GB)
+
+
+def test_no_optimizer_is_advised_whose_states_cannot_be_cut_up() -> None:
+    changes = [
+        advice.change
+        for size in range(2, 80, 3)
+        for advice in advise(replace(make_setup("qwen3-4b"), shards=2), size * GB)
+    ]
+    assert changes and not any("optimizer.type" in change for change in changes)
 
 
 def test_a_run_is_refused_only_if_one_row_does_not_fit() -> None:

@@ -17,8 +17,12 @@ from transformers import (
     GraniteForCausalLM,
     Lfm2Config,
     Lfm2ForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -146,6 +150,27 @@ def test_a_head_that_scales_or_caps_is_refused_by_name(
         model = model.bfloat16()
     with pytest.raises(ModelUnsupported, match=rf"the head of {type(model).__name__} is not a plain projection: .*own"):
         check(model, "padded", weights_precision=precision)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Llama4ForCausalLM(
+            Llama4TextConfig(**SIZES, head_dim=16, intermediate_size_mlp=64, num_local_experts=2)
+        ),
+        lambda: OPTForCausalLM(OPTConfig(vocab_size=100, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)),
+    ],
+    ids=["llama4, whose decoder is not its base model", "opt, which runs less than its base model"],
+)
+def test_a_model_that_does_not_run_as_a_decoder_and_a_head_is_refused_by_name(
+    make: Callable[[], PreTrainedModel], layout: Layout, check: Callable[..., None]
+) -> None:
+    model = seeded(make)
+    with pytest.raises(
+        ModelUnsupported, match=f"{type(model).__name__} cannot be trained: .* such as Qwen3ForCausalLM"
+    ):
+        check(model, layout)
 
 
 def test_another_loss_than_cross_entropy_is_refused(check: Callable[..., None]) -> None:

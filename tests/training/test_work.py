@@ -111,17 +111,24 @@ def test_a_plan_that_cannot_be_read_is_said_in_the_log_and_stops_nothing(
 def test_what_goes_on_stays_and_what_is_void_is_removed(
     make_plan: PlanFactory, stop: Stop, base: BaseModel, workspace: Workspace
 ) -> None:
-    """Two base models, the second with a checkpoint: void are the plans from the second itself, and a torn folder."""
+    """Two base models, the second with a checkpoint: void are the plans from the second itself, and a torn folder.
+
+    What is not named as a work folder is somebody else's.
+    """
     other = replace(base, weights_sha256="another")
     first_line = stop(make_plan())
     passed = stop(make_plan(parent=parent_at(other, [])))
-    torn = workspace.training / "torn"
+    torn, foreign = workspace.training / ("0" * 16), workspace.training / "notes"
+    foreign.mkdir()
     (torn / "resume-4").mkdir(parents=True)
     (workspace.training / "optimizers" / "kept").mkdir(parents=True)
     make_checkpoint(workspace, 9, sequence=1, base="another")
     at_head = stop(make_plan(parent=parent_at(other, list_checkpoints(workspace))))
-    discard_void(workspace)
-    assert [folder.exists() for folder in (first_line, at_head, passed, torn)] == [True, True, False, False]
+    said: list[str] = []
+    discard_void(workspace, said.append)
+    assert [folder.exists() for folder in (first_line, at_head, foreign, passed, torn)] == [True] * 3 + [False] * 2
+    removed = {f"removed the work folder {folder}: no line goes on from its plan" for folder in (passed, torn)}
+    assert len(said) == 2 and set(said) == removed
     assert (workspace.training / "optimizers" / "kept").is_dir()
 
 
@@ -135,7 +142,7 @@ def test_a_plan_from_the_champion_goes_on_as_long_as_it_was_asked_for_and_the_mo
 
     def stop_and_discard(asked: dict[str, Any]) -> Unfinished | None:
         leave_resume_point(work_folder(plan, workspace, asked), 4)
-        discard_void(workspace)
+        discard_void(workspace, lambda _: None)
         found = find_unfinished(workspace, base.weights_sha256)
         assert work_folder(plan, workspace, asked).joinpath("resume-4").exists() is (found is not None)
         return found
@@ -160,7 +167,7 @@ def test_a_plan_from_the_champion_that_was_published_is_void(
     published = make_checkpoint(workspace, 18, sequence=2, base=base.weights_sha256).folder / "manifest.json"
     write_json(published, {**json.loads(published.read_text()), "plan_id": plan.plan_id})
     assert find_unfinished(workspace, base.weights_sha256) is None
-    discard_void(workspace)
+    discard_void(workspace, lambda _: None)
     assert not work.exists()
 
 

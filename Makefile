@@ -22,7 +22,7 @@ demo: install  ## DEMO_ARGS=--exit stops the platform at the end.
 up: install
 	$(VENV)/bin/gpu-assets up $(UP_ARGS)
 
-test: install  ## About 6 minutes on 2 cores.
+test: install  ## About 9 minutes on 2 cores.
 	$(VENV)/bin/python -m pytest -n 2 -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-slow: install

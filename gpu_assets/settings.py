@@ -7,13 +7,13 @@ everywhere. Common ground: imports nothing else of the project but hosts and err
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -26,18 +26,12 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 from gpu_assets.errors import SettingsError
 from gpu_assets.hosts import HostRegistry
 from gpu_assets.sections import (
-    AdamW,
     AutoGenerate,
-    Distributed,
     Evaluation,
     GeneratorPolicy,
-    Hyperparams,
     Intake,
     Level,
     Locked,
-    Lora,
-    Muon,
-    Optimizer,
     Priority,
     Profile,
     Section,
@@ -50,6 +44,8 @@ from gpu_assets.sections import (
     Vllm,
 )
 from gpu_assets.service_variables import ServiceVariables, read_service_variables
+from gpu_assets.settings_errors import KEY_PROBLEM, problems, problems_by_source
+from gpu_assets.training_sections import AdamW, Distributed, Hyperparams, Lora, Muon, Optimizer
 
 __all__ = [
     "ENV_PREFIX",
@@ -95,8 +91,6 @@ PRESET_PREFIX = "preset:"
 ENVIRONMENT_ONLY = ("home", "config_file", "hosts_file", "inference_read_key", "inference_admin_key")
 SECRETS = {"inference_read_key": "INFERENCE_READ_KEY", "inference_admin_key": "INFERENCE_ADMIN_KEY"}
 """Field to variable; never shown."""
-KEY_PROBLEM = "key_problem"
-"""The type of errors about keys, which are in no file."""
 
 
 class Settings(BaseSettings):
@@ -210,7 +204,7 @@ class Settings(BaseSettings):
         try:
             changed = self.model_copy(update={"hyperparams": Hyperparams.model_validate(merged)})
         except ValidationError as error:
-            raise SettingsError("; ".join(_problems(error, "hyperparams"))) from None
+            raise SettingsError("; ".join(problems(error, "hyperparams"))) from None
         problem = next(changed._disagreements(), None)
         if problem is not None:
             raise SettingsError(problem)
@@ -226,7 +220,7 @@ class Settings(BaseSettings):
         try:
             return HostRegistry.model_validate(_read_json(self.hosts_file))
         except ValidationError as error:
-            raise SettingsError(f"{self.hosts_file}: " + "; ".join(_problems(error))) from None
+            raise SettingsError(f"{self.hosts_file}: " + "; ".join(problems(error))) from None
 
     @property
     def uses_preset(self) -> bool:
@@ -267,7 +261,7 @@ def load_settings(overrides: dict[str, str] | None = None) -> Settings:
     try:
         settings = _read_settings(config_file, overrides or {})
     except ValidationError as error:
-        raise SettingsError("; ".join(_problems_by_source(error, config_file, _nest(overrides or {})))) from None
+        raise SettingsError("; ".join(problems_by_source(error, config_file, _nest(overrides or {})))) from None
     settings = settings.model_copy(update={"home": settings.home.expanduser().resolve()})
     _ = settings.hosts
     return settings
@@ -285,7 +279,7 @@ def settings_problems(config_file: Path | None = None, overrides: dict[str, str]
     try:
         _ = _read_settings(file, given | {"config_file": str(file)}).hosts
     except ValidationError as error:
-        return _problems(error)
+        return problems(error)
     except SettingsError as error:
         return [str(error)]
     return []
@@ -407,51 +401,3 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         below = merged.get(key)
         merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
     return merged
-
-
-def _problems(error: ValidationError, below: str = "") -> list[str]:
-    """A sentence a problem: where, the value seen, what was wanted."""
-    return [_sentence(problem, below) for problem in error.errors()]
-
-
-def _problems_by_source(error: ValidationError, config_file: Path, overrides: dict[str, Any]) -> list[str]:
-    """The same, those of a source behind its name."""
-    by_source: dict[str, list[str]] = {}
-    for problem in error.errors():
-        is_of_key = problem["type"] == KEY_PROBLEM
-        source = "environment" if is_of_key else _source(problem["loc"], config_file, overrides)
-        by_source.setdefault(source, []).append(_sentence(problem, ""))
-    return [f"{source}: {'; '.join(sentences)}" for source, sentences in by_source.items()]
-
-
-def _source(place: Sequence[int | str], config_file: Path, overrides: Any) -> str:
-    """Who can have set what is wrong at a place; where it is about several fields, all that set some of them."""
-    for part in place:
-        if isinstance(overrides, str):
-            break
-        if part not in overrides:
-            return f"{config_file} or the environment"
-        overrides = overrides[part]
-    if isinstance(overrides, str):
-        return "--set"
-    return f"{config_file}, the environment or --set" if overrides else f"{config_file} or the environment"
-
-
-def _sentence(problem: ErrorDetails, below: str) -> str:
-    where = ".".join(str(part) for part in (below, *problem["loc"]) if part != "") or "settings"
-    if problem["type"] in ("value_error", KEY_PROBLEM):  # a rule of ours, which names its fields
-        return problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nested_instead(str(problem['loc'][-1]), problem['input'])}"
-    seen = "" if problem["type"] == "missing" else f" (value {problem['input']!r})"
-    return f"{where}: {problem['msg']}{seen}"
-
-
-def _nested_instead(key: str, value: Any) -> str:
-    """What to write in the place of a key with a dot, which people take for a path; nothing for another."""
-    if "." not in key:
-        return ""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    written = json.dumps(value, ensure_ascii=False, default=str)
-    return f'; the key "{key}" has a dot, which is no path in JSON: write {written}'

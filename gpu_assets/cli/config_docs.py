@@ -18,8 +18,8 @@ from gpu_assets.settings import ENVIRONMENT_ONLY, PROJECT_ROOT, Settings
 HEAD = """\
 # Configuration
 
-Made from `gpu_assets/sections.py` and `gpu_assets/settings.py` by `python -m gpu_assets.cli.config_docs`; a test holds
-this page equal to them.
+Made from `gpu_assets/sections.py`, `training_sections.py` and `settings.py` by `python -m gpu_assets.cli.config_docs`;
+a test holds this page equal to them.
 
 Lowest first: the defaults below, `config.json`, the environment, `--set KEY=VALUE` of a command, and for one training
 run the `hyperparams` of its run config in Dagster. A field `a.b` is the variable `GPU_ASSETS_A__B`; a whole section can

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from pydantic import ValidationError
 
 from gpu_assets.errors import OutOfMemory
-from gpu_assets.sections import Hyperparams
+from gpu_assets.settings import Hyperparams
 from gpu_assets.training.shapes import ModelShape
 
 GB = 10**9

@@ -117,7 +117,7 @@ def discard_void(workspace: Workspace, report: Callable[[str], None]) -> None:
     for folder in workspace.training.iterdir():
         if folder.is_dir() and WORK_NAME.fullmatch(folder.name) and folder not in kept:
             shutil.rmtree(folder)
-            report(f"removed the work folder {folder}: no line goes on from its plan")
+            report(f"removed the work folder {folder}: its plan is published, or no line goes on from it")
 
 
 def discard_torn(workspace: Workspace) -> None:

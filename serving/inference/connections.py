@@ -18,10 +18,12 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gpu_assets.settings import Serving
-from serving.inference.errors import REQUEST_ID_HEADER, ApiError, new_request_id
+from serving.inference.errors import IS_REFUSED, REQUEST_ID_HEADER, ApiError, new_request_id
 from serving.inference.metrics import Metrics
 
 MAX_HEAD_BYTES = 64 * 1024
+FIELD_OVERHEAD = 4
+"""Bytes between a header's name, its value and the next."""
 CHUNK_OVERHEAD = 8
 """Bytes of framing that a byte of a body may cost beside that: `1\\r\\nx\\r\\n` costs five."""
 SEND_BUFFER_BYTES = 64 * 1024
@@ -164,10 +166,14 @@ class BoundedConnection(HttpToolsProtocol):
 
     async def _run(self, cycle: RequestResponseCycle, app: Any, *call: Any) -> None:
         """Answer a request; one that has not ended when the server must is refused or cut."""
+        task = asyncio.current_task()
         try:
             await app(*call)
         except asyncio.CancelledError:
-            self._refuse(503, "server_stopping", "the server stops; ask again when it is back")
+            if task is None or not task.cancelling():  # nobody told it to end
+                raise
+            if not cycle.response_complete:
+                self._refuse(503, "server_stopping", "the server stops; ask again when it is back")
             cycle.disconnected = True
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -175,7 +181,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _count_fields(self, *parts: bytes) -> None:
         """Raise where a head is too large, so that the parser ends and uvicorn sends its 400, which is ours."""
-        self._num_fields += sum(map(len, parts))
+        self._num_fields += sum(map(len, parts)) + FIELD_OVERHEAD
         if self._num_fields > MAX_HEAD_BYTES:
             raise ValueError(f"{self._num_fields} bytes of headers")
 
@@ -212,15 +218,19 @@ class BoundedConnection(HttpToolsProtocol):
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer and close; cut where an answer is under way already."""
         self.metrics.refused(status, code)
-        if self._running is not None and self._running.response_started and not self._running.response_complete:
-            self.transport.abort()
-            return
+        request_id = new_request_id()
+        if self._running is not None and not self._running.response_complete:
+            state = self._running.scope.setdefault("state", {})
+            state[IS_REFUSED], request_id = True, state.get("request_id", request_id)
+            if self._running.response_started:
+                self.transport.abort()
+                return
         body = json.dumps(ApiError(status, message, code=code).body.model_dump()).encode()
         headers = {
             "content-type": "application/json",
             "content-length": len(body),
             "connection": "close",
-            REQUEST_ID_HEADER: new_request_id(),
+            REQUEST_ID_HEADER: request_id,
         }
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + body)

@@ -35,6 +35,8 @@ _SHORT.maxstring = 80
 RETRY_AFTER_S = 1
 ENGINE_STOPPED = "engine_stopped"
 REQUEST_ID_HEADER = "x-request-id"
+IS_REFUSED = "is_refused"
+"""Of a request's state: its connection has answered, so that nothing else that is said of it counts."""
 
 
 class ApiError(HTTPException):
@@ -122,7 +124,8 @@ def install_error_handlers(app: FastAPI, refused: Callable[[int, str | None], No
     async def answer(request: Request, error: Exception) -> Response:
         request_id: str = request.state.request_id
         refusal = api_error(error, request_id)
-        refused(refusal.status_code, refusal.code)
+        if not getattr(request.state, IS_REFUSED, False):
+            refused(refusal.status_code, refusal.code)
         response = refusal.response()
         response.headers[REQUEST_ID_HEADER] = request_id  # the gate adds it to all but the answer to a bug
         return response

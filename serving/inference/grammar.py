@@ -37,6 +37,10 @@ _OPTIONS: "JsonCompileOptions" = {
     "json_allow_general_unicode_escapes": False,
 }
 """All of them, so that no schema sets its own by an `x-guidance` key."""
+DATA = frozenset({"const", "default", "enum", "examples"})
+"""Keywords whose values are no schemas."""
+BY_NAME = frozenset({"$defs", "definitions", "patternProperties", "properties"})
+"""Keywords whose values are schemas by names, which may be keywords too."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ESCAPES = LLMatcher.grammar_from_lark(r"start: /([^\\]|\\[^u]|\\u00([01][0-9a-fA-F]|7[fF]))*/")
 """Text that escapes no other characters by their numbers than control characters: a schema's automaton takes `\\u0061`
@@ -136,7 +140,7 @@ def _compile(grammar: JsonGrammar) -> str:
 
 
 def _unkept(part: object, place: str = "#") -> Iterator[str]:
-    """What the automaton takes and does not keep. Looks at everything, since a `$ref` may point at any of it."""
+    """What the automaton takes and does not keep. Looks at all that is no data: a `$ref` may point at any of it."""
     if isinstance(part, list):
         for index, inner in enumerate(part):
             yield from _unkept(inner, f"{place}/{index}")
@@ -152,7 +156,11 @@ def _unkept(part: object, place: str = "#") -> Iterator[str]:
     for name in filter(_CONTROL.search, named.union(properties if isinstance(properties, dict) else ())):
         yield f"the property {name!r} at {place} has a control character, which can be spelt in two ways; rename it"
     for keyword, inner in part.items():
-        yield from _unkept(inner, f"{place}/{keyword}")
+        if keyword in BY_NAME and isinstance(inner, dict):
+            for name, named_part in inner.items():
+                yield from _unkept(named_part, f"{place}/{keyword}/{name}")
+        elif keyword not in DATA:
+            yield from _unkept(inner, f"{place}/{keyword}")
 
 
 def _is_deeper(value: object, levels: int) -> bool:

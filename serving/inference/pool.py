@@ -135,12 +135,12 @@ class ModelPool:
         Raises:
             IdReserved: if requests mean something else by the id, as the name of a model that is held.
         """
-        named = next((model for model in self.models if model.name == model_id), None)
-        if named is not None and named.weights_sha256 != folder.weights_sha256:
-            raise IdReserved(
-                f"id: {model_id!r} is the name of a model that is held, with weights {named.weights_sha256}; choose "
-                "another, or unload that one first"
-            )
+        for model in self.models:
+            if model.name == model_id and model.weights_sha256 != folder.weights_sha256:
+                raise IdReserved(
+                    f"id: {model_id!r} is the name of a model that is held, with weights {model.weights_sha256}; "
+                    "choose another, or unload that one first"
+                )
         return self.registry.register(model_id, source, folder, tags)
 
     async def load_by_id(self, model_id: str) -> HeldModel:

@@ -16,6 +16,8 @@ COMMON = (
     "gpu_assets.hosts",
     "gpu_assets.sections",
     "gpu_assets.service_variables",
+    "gpu_assets.settings_errors",
+    "gpu_assets.training_sections",
     "gpu_assets.settings",
     "gpu_assets.rendering",
 )

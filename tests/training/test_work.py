@@ -127,7 +127,8 @@ def test_what_goes_on_stays_and_what_is_void_is_removed(
     said: list[str] = []
     discard_void(workspace, said.append)
     assert [folder.exists() for folder in (first_line, at_head, foreign, passed, torn)] == [True] * 3 + [False] * 2
-    removed = {f"removed the work folder {folder}: no line goes on from its plan" for folder in (passed, torn)}
+    why = "its plan is published, or no line goes on from it"
+    removed = {f"removed the work folder {folder}: {why}" for folder in (passed, torn)}
     assert len(said) == 2 and set(said) == removed
     assert (workspace.training / "optimizers" / "kept").is_dir()
 

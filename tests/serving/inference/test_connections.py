@@ -156,6 +156,7 @@ def test_what_is_no_body_is_bounded_too(what: str, strict: Server) -> None:
 COMPLETE_HEADS = {
     "one header": b"GET /health HTTP/1.1\r\nX: " + b"a" * 65_536 + b"\r\n\r\n",
     "many headers": b"GET /health HTTP/1.1\r\n" + b"name: value\r\n" * 8000 + b"\r\n",
+    "many headers of a byte": b"GET /health HTTP/1.1\r\n" + b"a:\r\n" * 20_000 + b"\r\n",
     "a target": b"GET /" + b"a" * 65_536 + b" HTTP/1.1\r\n\r\n",
     "behind another request": HEALTH + b"GET /health HTTP/1.1\r\nX: " + b"a" * 65_536 + b"\r\n\r\n",
 }
@@ -200,6 +201,33 @@ def test_a_client_that_leaves_in_its_body_is_counted_as_that(strict: Server) -> 
     with connect(strict) as client:
         client.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{KEY}Content-Length: 500\r\n\r\n{{".encode())
     wait_until(lambda: refused(strict, 400, "client_disconnected") == before + 1)
+
+
+def all_refused(server: Server) -> float:
+    lines = server.request("GET", "/metrics").text.splitlines()
+    return sum(float(line.split(" ")[-1]) for line in lines if line.startswith("gpu_assets:requests_refused_total{"))
+
+
+@pytest.mark.parametrize(
+    ("rest", "status", "code"),
+    [(b"ZZZ\r\n", 400, "invalid_http"), (b"0\r\nX: " + b"a" * 70_000 + b"\r\n", 431, "headers_too_large")],
+)
+def test_a_body_that_goes_wrong_is_counted_once_and_answered_under_its_requests_id(
+    rest: bytes, status: int, code: str, strict: Server
+) -> None:
+    before, all_before = refused(strict, status, code), all_refused(strict)
+    with connect(strict) as client:
+        client.sendall(
+            f"POST {CHAT} HTTP/1.1\r\n{KEY}X-Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        wait_until(lambda: strict.request("GET", "/health").status_code == 200)
+        client.sendall(rest)
+        answer = read_to_end(client)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert answer.count(b"x-request-id: mine\r\n") == 1
+    assert refused(strict, status, code) == before + 1
+    assert strict.request("GET", "/health").status_code == 200
+    assert all_refused(strict) == all_before + 1
 
 
 @pytest.mark.parametrize(

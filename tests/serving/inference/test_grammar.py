@@ -73,6 +73,7 @@ def test_what_is_no_object_in_one_line_is_not_allowed(text: str) -> None:
         ({"type": "array", "items": {"anyOf": [{"minProperties": 2}]}}, "minProperties at #/items/anyOf/0"),
         ({"properties": {"a": {"additionalProperties": {"minProperties": 2}}}}, "at #/properties/a/additionalProperti"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"minProperties": 2}}}, r"at #/\$defs/a"),
+        ({"properties": {"default": {"minProperties": 2}}}, "at #/properties/default"),
         ({"$ref": "#/a/b", "a": {"b": {"minProperties": 2}}}, "at #/a/b"),
         ({"properties": {"a\n": {"type": "integer"}}}, r"property 'a\\n' at # has a control character"),
         ({"items": {"required": ["\x7f"]}}, r"property '\\x7f' at #/items has a control character"),
@@ -109,6 +110,9 @@ ESCAPES = '"\\u0001\\u007f\\n\\u000a\\\\u0061"'
         ('{"minProperties":{"a":1}}', {"properties": {"minProperties": {"required": ["a"]}}}),
         (ESCAPES, {"type": "string"}),
         (ESCAPES, {"const": json.loads(ESCAPES)}),
+        ('{"minProperties":5}', {"const": {"minProperties": 5}}),
+        ('{"minProperties":5}', {"enum": [1, {"minProperties": 5}], "default": {"minProperties": 5}}),
+        ('{"minProperties":5}', {"properties": {"minProperties": {"type": "integer"}}, "additionalProperties": False}),
     ],
 )
 def test_what_can_be_kept_is_not_refused(text: str, schema: dict[str, Any]) -> None:

@@ -237,6 +237,22 @@ def test_no_model_is_registered_under_the_name_of_another_that_is_held(pool: Mod
     run(check())
 
 
+def test_no_model_is_registered_under_a_name_that_two_held_models_have(
+    pool: ModelPool, models: Models, tmp_path: Path
+) -> None:
+    namesake = tmp_path / "first"
+    shutil.copytree(models.second, namesake)
+
+    async def check() -> None:
+        for folder in (models.first, namesake):
+            await pool.load(folder)
+        for folder in (models.first, namesake):
+            with pytest.raises(IdReserved):
+                pool.register("first", str(folder), inspect_folder(folder, pool.settings.profile), [])
+
+    run(check())
+
+
 def test_the_least_recently_used_idle_model_makes_room(
     pool: ModelPool, loaded: Loaded, models: Models, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from gpu_assets.base_model.tiny import build_tokenizer
+from serving.inference import requests
 from serving.inference.engine import JsonGrammar, Sampling
 from serving.inference.requests import HEAVY_CHARACTERS, INLINE_CHARACTERS, aside
 from tests.serving.inference.support import CHAT, COMPLETIONS, ScriptedEngine, Serve, events_of, run
@@ -19,6 +21,7 @@ IDS = TOKENIZER.encode("hello 漢, is it").ids
 TEXT = "hello 漢, is it"
 (END,) = TOKENIZER.encode("<|im_end|>").ids
 BODY: dict[str, Any] = {"model": "champion", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 40}
+HEAVY = "a " * (HEAVY_CHARACTERS // 2 + 1)
 RAW: dict[str, Any] = {"model": "champion", "prompt": "one two", "max_tokens": 40}
 
 
@@ -259,7 +262,7 @@ def test_long_texts_are_worked_on_beside_the_event_loop_and_heavy_ones_one_at_a_
             running, most = running + 1, max(most, running + 1)
             threads.add(threading.get_ident())
         with suppress(threading.BrokenBarrierError):
-            both.wait(timeout=1)
+            both.wait(timeout=10 if at_once == 2 else 0.5)
         with lock:
             running -= 1
         return text
@@ -270,3 +273,19 @@ def test_long_texts_are_worked_on_beside_the_event_loop_and_heavy_ones_one_at_a_
     run(check())
     assert most == at_once
     assert (threads == {threading.get_ident()}) is in_loop
+
+
+@pytest.mark.parametrize(
+    ("path", "text"), [(CHAT, {"messages": [{"role": "user", "content": HEAVY}]}), (COMPLETIONS, {"prompt": HEAVY})]
+)
+def test_a_heavy_prompt_is_tokenized_in_the_thread_for_those(
+    path: str, text: dict[str, Any], serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(http: httpx.AsyncClient) -> None:
+        answer = await http.post(path, json={"model": "champion", **text})
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="of-this-test") as executor:
+        monkeypatch.setattr(requests, "_heavy", executor)
+        serve(check)
+        assert "of-this-test_0" in {thread.name for thread in threading.enumerate()}

@@ -25,15 +25,15 @@ up: install
 test: install  ## About 9 minutes on 2 cores.
 	$(VENV)/bin/python -m pytest -n 2 -m "not slow and not gpu" $(PYTEST_ARGS)
 
-test-slow: install
-	$(VENV)/bin/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+test-slow: install  ## About 7 minutes on 2 cores.
+	$(VENV)/bin/python -m pytest -n 2 -m "slow and not gpu" $(PYTEST_ARGS)
 
 bench: install  ## Figures of benchmarks/README.md; about ten minutes.
 	$(VENV)/bin/python -m benchmarks.loop_latency
 	$(VENV)/bin/python -m benchmarks.validation
 	$(VENV)/bin/python -m benchmarks.duplicates
 
-bench-train: install  ## Training beside TRL on a CPU; about three minutes on an idle machine.
+bench-train: install  ## Training beside TRL on a CPU; about two minutes on an idle machine.
 	$(VENV)/bin/python -m benchmarks.train
 
 bench-serve: install  ## Serving beside `transformers serve` on a CPU; about three minutes on an idle machine.

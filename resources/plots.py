@@ -26,7 +26,7 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> "Figur
     panels = figure.subplots(len(curves), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (name, points) in zip(panels, curves.items(), strict=True):
         axes.plot([step for step, _ in points], [value for _, value in points], linewidth=1.2)
-        axes.set_ylabel(name)
+        axes.set_ylabel(name.replace(" ", "\n"))
         axes.grid(alpha=0.3)
     panels[-1].set_xlabel("step of the line")
     figure.align_ylabels()

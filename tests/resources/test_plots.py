@@ -1,8 +1,10 @@
 """Plots are drawn whatever the span: a demo lasts seconds, a line months."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from resources.plots import markdown_picture, shares_over_time, training_curves
 
@@ -24,5 +26,14 @@ def test_shares_are_drawn_over_any_span(seconds: float, points: int) -> None:
 def test_curves_of_a_training_are_drawn_however_many_there_are(points: int, names: tuple[str, ...]) -> None:
     figure = training_curves({name: [(step, 1 / step) for step in range(1, points + 1)] for name in names})
 
-    assert [axes.get_ylabel() for axes in figure.axes] == list(names)
+    assert [axes.get_ylabel().replace("\n", " ") for axes in figure.axes] == list(names)
     assert markdown_picture(figure, "training").startswith("![training](data:image/png;base64,")
+
+
+def test_the_names_of_curves_do_not_overlap() -> None:
+    names = ("loss", "gradient norm", "learning rate")
+    figure = training_curves({name: [(step, 1 / step) for step in range(1, 9)] for name in names})
+    FigureCanvasAgg(figure).draw()
+
+    labels = [axes.yaxis.label.get_window_extent() for axes in figure.axes]
+    assert [upper.y0 > lower.y1 for upper, lower in pairwise(labels)] == [True, True]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 import openai
 from fastapi import FastAPI
+from tokenizers import Tokenizer
 
 from gpu_assets.base_model.tiny import write_tiny_model
 from gpu_assets.rendering import Renderer
@@ -300,6 +301,11 @@ def scripted_logprobs(ids: list[int], top: int | None) -> tuple[TokenLogprobs, .
         TokenLogprobs(TokenLogprob(token, -0.5), tuple(TokenLogprob(token + rank, -0.5 - rank) for rank in range(top)))
         for token in ids
     )
+
+
+def names_no_token(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether a text is only text to the tokenizer; generated ones hold constants of the sources now and then."""
+    return all(token.content not in text for token in tokenizer.get_added_tokens_decoder().values())
 
 
 def change_json(path: Path, **changes: Any) -> None:
